@@ -1,0 +1,262 @@
+package tokens
+
+import (
+	"bytes"
+	"encoding/base64"
+	"encoding/binary"
+	"fmt"
+	"math/bits"
+	"strconv"
+	"sync"
+
+	"github.com/pkoukk/tiktoken-go-loader/assets"
+)
+
+// vocabulary holds the tokens of an encoding and merges bytes into them.
+//
+// A token is its rank: of two adjacent pairs, byte-pair encoding merges the
+// one whose result has the lower rank first, and the left one of equals.
+type vocabulary struct {
+	bytes   []byte   // all tokens, end to end in the order of their ranks
+	starts  []uint32 // token t is bytes[starts[t]:starts[t+1]]; empty for a rank nobody has
+	longest int      // length of the longest token in bytes
+
+	slots []slot // hash table of tokens by their bytes
+
+	// What merge needs. A token that merging never reaches (it is found only
+	// where it is a whole piece) has no part in these.
+	trie   trie     // tokens by their bytes
+	prefix []uint32 // by token: the longest token that is a proper prefix, or none
+	halves []pair   // by token: the two that were merged into it; a single byte is both its halves
+	pairs  []uint64 // hash table: two tokens that merge, and into what
+}
+
+type slot struct{ hash, token uint32 }
+
+type pair struct{ left, right uint32 }
+
+// none is no token: ranks stay below 1<<tokenBits.
+const (
+	none      = ^uint32(0)
+	tokenBits = 21
+)
+
+// vocabularies loads each file of ranks at its first use, once.
+var vocabularies = map[string]func() (*vocabulary, error){
+	"o200k_base.tiktoken":  sync.OnceValues(func() (*vocabulary, error) { return loadVocabulary("o200k_base.tiktoken") }),
+	"cl100k_base.tiktoken": sync.OnceValues(func() (*vocabulary, error) { return loadVocabulary("cl100k_base.tiktoken") }),
+	"p50k_base.tiktoken":   sync.OnceValues(func() (*vocabulary, error) { return loadVocabulary("p50k_base.tiktoken") }),
+	"r50k_base.tiktoken":   sync.OnceValues(func() (*vocabulary, error) { return loadVocabulary("r50k_base.tiktoken") }),
+}
+
+// loadVocabulary reads the ranks that come with tiktoken-go's offline loader.
+// It reads the file itself: the loader would first make a map of 200,000
+// strings of it, which costs more time and memory than the tables here.
+func loadVocabulary(file string) (*vocabulary, error) {
+	data, err := assets.Assets.ReadFile(file)
+	if err != nil {
+		return nil, fmt.Errorf("reading ranks: %w", err)
+	}
+	return parseVocabulary(data)
+}
+
+// parseVocabulary reads lines "<token in base64> <rank>", ranks ascending.
+func parseVocabulary(data []byte) (*vocabulary, error) {
+	lines := bytes.Count(data, []byte{'\n'}) + 1
+	v := &vocabulary{
+		bytes:  make([]byte, 0, len(data)/2),
+		starts: make([]uint32, 1, lines+2),
+	}
+	for number := 1; len(data) > 0; number++ {
+		line, rest, _ := bytes.Cut(data, []byte{'\n'})
+		data = rest
+		if len(line) == 0 {
+			continue
+		}
+		if err := v.add(line); err != nil {
+			return nil, fmt.Errorf("reading ranks, line %d: %w", number, err)
+		}
+	}
+	return v, v.index()
+}
+
+func (v *vocabulary) add(line []byte) error {
+	encoded, digits, ok := bytes.Cut(line, []byte{' '})
+	if !ok {
+		return fmt.Errorf("no space between token and rank in %q", line)
+	}
+	rank, err := strconv.Atoi(string(digits))
+	if err != nil {
+		return fmt.Errorf("reading the rank: %w", err)
+	}
+	if rank < v.size() || rank >= 1<<tokenBits {
+		return fmt.Errorf("rank %d is out of order: want %d to %d", rank, v.size(), 1<<tokenBits-1)
+	}
+	for v.size() < rank {
+		v.starts = append(v.starts, uint32(len(v.bytes)))
+	}
+	before := len(v.bytes)
+	if v.bytes, err = base64.StdEncoding.AppendDecode(v.bytes, encoded); err != nil {
+		return fmt.Errorf("decoding the token: %w", err)
+	}
+	v.starts = append(v.starts, uint32(len(v.bytes)))
+	v.longest = max(v.longest, len(v.bytes)-before)
+	return nil
+}
+
+// size is the highest rank plus one.
+func (v *vocabulary) size() int { return len(v.starts) - 1 }
+
+func (v *vocabulary) token(t uint32) []byte { return v.bytes[v.starts[t]:v.starts[t+1]] }
+
+func (v *vocabulary) length(t uint32) int { return int(v.starts[t+1] - v.starts[t]) }
+
+// index builds the tables. It goes through the tokens by rank, so that at each
+// token the tables hold exactly what byte-pair encoding may use to make it.
+func (v *vocabulary) index() error {
+	v.slots = make([]slot, tableSize(v.size()))
+	for i := range v.slots {
+		v.slots[i].token = none
+	}
+	v.pairs = make([]uint64, tableSize(v.size()))
+	v.prefix = make([]uint32, v.size())
+	v.halves = make([]pair, v.size())
+	v.trie = newTrie(v.size())
+	for t := range uint32(v.size()) {
+		token := v.token(t)
+		switch len(token) {
+		case 0:
+			continue
+		case 1:
+			v.halves[t] = pair{t, t}
+		default:
+			half, ok := v.lastMerge(token)
+			if !ok {
+				v.store(token, t)
+				continue
+			}
+			v.halves[t] = half
+			v.join(half, t)
+		}
+		v.trie.insert(token, t)
+		v.store(token, t)
+	}
+	for b := range 256 {
+		if _, ok := v.lookup([]byte{byte(b)}); !ok {
+			return fmt.Errorf("reading ranks: no token for the byte %#x", b)
+		}
+	}
+	return v.linkPrefixes()
+}
+
+// lastMerge finds the pair of lower tokens that byte-pair encoding would have
+// at last, were token all its text. There is one such pair at most.
+func (v *vocabulary) lastMerge(token []byte) (pair, bool) {
+	for cut := len(token) - 1; cut > 0; cut-- {
+		left, ok := v.lookup(token[:cut])
+		if !ok {
+			continue
+		}
+		right, ok := v.lookup(token[cut:])
+		if ok && v.adjacent(left, right) {
+			return pair{left, right}, true
+		}
+	}
+	return pair{}, false
+}
+
+func (v *vocabulary) linkPrefixes() error {
+	for t := range uint32(v.size()) {
+		v.prefix[t] = none
+		if n := v.length(t); n > 1 {
+			v.prefix[t] = v.trie.longest(v.token(t)[:n-1])
+		}
+	}
+	return nil
+}
+
+// tableSize is the size of a hash table for n entries: a power of two that
+// they fill by half at most.
+func tableSize(n int) int { return 1 << bits.Len(uint(2*n-1)) }
+
+// hash mixes short byte strings by multiplication.
+func hash(b []byte) uint64 {
+	const m1, m2 = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
+	n := len(b)
+	h := uint64(n) * m2
+	for len(b) > 16 {
+		h = (h ^ binary.LittleEndian.Uint64(b)) * m1
+		h ^= h >> 32
+		b = b[8:]
+	}
+	var first, last uint64
+	switch n = len(b); {
+	case n >= 8:
+		first, last = binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[n-8:])
+	case n >= 4:
+		first, last = uint64(binary.LittleEndian.Uint32(b)), uint64(binary.LittleEndian.Uint32(b[n-4:]))
+	case n > 0:
+		first, last = uint64(b[0])|uint64(b[n/2])<<8, uint64(b[n-1])
+	}
+	hi, lo := bits.Mul64(h^first^m1, last^m2^h)
+	return (hi ^ lo) * m1
+}
+
+// lookup finds the token that consists of exactly these bytes.
+func (v *vocabulary) lookup(b []byte) (uint32, bool) {
+	if len(b) > v.longest {
+		return none, false
+	}
+	h := hash(b)
+	mask := uint64(len(v.slots) - 1)
+	for i := h >> 32 & mask; ; i = (i + 1) & mask {
+		s := v.slots[i]
+		if s.token == none {
+			return none, false
+		}
+		if s.hash == uint32(h) && bytes.Equal(v.token(s.token), b) {
+			return s.token, true
+		}
+	}
+}
+
+func (v *vocabulary) store(b []byte, t uint32) {
+	h := hash(b)
+	mask := uint64(len(v.slots) - 1)
+	i := h >> 32 & mask
+	for v.slots[i].token != none {
+		i = (i + 1) & mask
+	}
+	v.slots[i] = slot{hash: uint32(h), token: t}
+}
+
+// An entry of pairs is left, right and their result in tokenBits bits each; no
+// result is 0, for the tokens of single bytes come first.
+func pairKey(left, right uint32) uint64 { return uint64(left)<<tokenBits | uint64(right) }
+
+func (v *vocabulary) pairSlot(key uint64) uint64 {
+	return key * 0x9E3779B97F4A7C15 >> 32 & uint64(len(v.pairs)-1)
+}
+
+func (v *vocabulary) join(p pair, result uint32) {
+	key := pairKey(p.left, p.right)
+	i := v.pairSlot(key)
+	for v.pairs[i] != 0 {
+		i = (i + 1) & uint64(len(v.pairs)-1)
+	}
+	v.pairs[i] = key<<tokenBits | uint64(result)
+}
+
+// joined is the token that left and right merge into, or none.
+func (v *vocabulary) joined(left, right uint32) uint32 {
+	key := pairKey(left, right)
+	for i := v.pairSlot(key); ; i = (i + 1) & uint64(len(v.pairs)-1) {
+		entry := v.pairs[i]
+		if entry>>tokenBits == key && entry != 0 {
+			return uint32(entry & (1<<tokenBits - 1))
+		}
+		if entry == 0 {
+			return none
+		}
+	}
+}

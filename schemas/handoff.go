@@ -1,0 +1,159 @@
+package schemas
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+)
+
+// HandoffVersion is the version of hand-offs that this code writes. It reads
+// this and older ones; a replica that meets a newer one leaves it to others.
+const HandoffVersion = 1
+
+// State is what a request carries from stage to stage besides its bodies.
+type State struct {
+	ID       string    `json:"id"`
+	Tenant   string    `json:"tenant"`
+	Class    Class     `json:"class"`
+	Sequence uint64    `json:"seq"`                 // of the message in the requests stream
+	Accepted time.Time `json:"at,format:unixmilli"` // when the requests stream stored it
+	Deadline time.Time `json:"deadline,omitzero,format:unixmilli"`
+	Trace    string    `json:"trace,omitzero"` // the traceparent header
+
+	Kind    Kind           `json:"kind"`
+	Model   string         `json:"model"` // as requested
+	Stream  bool           `json:"stream,omitzero"`
+	Options jsontext.Value `json:"options,omitzero"` // the processor object, raw
+
+	BodyHash    string `json:"hash"`             // Fingerprint of the body as published
+	Fingerprint string `json:"key,omitzero"`     // the cache key, once known
+	Group       string `json:"group,omitzero"`   // requests with the same value may share a batch
+	Cache       string `json:"cache,omitzero"`   // miss, hit, shared, normalized, off
+	Attempt     int    `json:"attempt,omitzero"` // distinguishes hand-offs of one request to the same stage
+	Failures    int    `json:"failures,omitzero"`
+	NotBefore   int64  `json:"not_before,omitzero"` // Unix ms before which the request is not to be worked
+
+	Tokens     Tokens         `json:"tokens,omitzero"`
+	Selected   Selected       `json:"selected,omitzero"`
+	Parameters jsontext.Value `json:"parameters,omitzero"` // that the product set or changed
+	Calls      int            `json:"calls,omitzero"`      // calls made for this request
+	Usage      Usage          `json:"usage,omitzero"`
+	CostUSD    float64        `json:"cost,omitzero"`
+	Quality    jsontext.Value `json:"quality,omitzero"`
+	Stages     Timings        `json:"stages,omitzero"`
+	Compress   jsontext.Value `json:"compress,omitzero"` // the compress stage's report
+}
+
+// Tokens says what compression did to the prompt.
+type Tokens struct {
+	PromptOriginal int `json:"prompt_original"`
+	PromptSent     int `json:"prompt_sent"`
+	Saved          int `json:"saved"`
+}
+
+// Selected says which model was called and why.
+type Selected struct {
+	Model       string  `json:"model"`
+	Provider    string  `json:"provider,omitzero"`
+	Because     string  `json:"because,omitzero"`
+	Probability float64 `json:"probability,omitzero"`
+}
+
+// Timings is how long a request waited for and ran in each stage, in order.
+type Timings []Timing
+
+// Timing is one stage's part.
+type Timing struct {
+	Stage    string  `json:"s"`
+	QueuedMS float64 `json:"q"`
+	RanMS    float64 `json:"r"`
+}
+
+// Handoff is one request on its way from a stage to the next, or back from a
+// dead letter: its state and its bodies.
+type Handoff struct {
+	State
+	Body     []byte // what the provider is to be sent, with the processor object still in it
+	Original []byte // what the application published; nil where Body is that
+	Answer   []byte // the provider's answer, once there is one
+}
+
+// lengths says how the bytes behind a state line are divided.
+type lengths struct {
+	Body     int `json:"body"`
+	Original int `json:"original,omitzero"`
+	Answer   int `json:"answer,omitzero"`
+}
+
+type handoffLine struct {
+	State
+	Parts lengths `json:"parts"`
+}
+
+// AppendHandoff writes a hand-off: a line of JSON that is its state, then the
+// bodies as they are. So a body is never escaped or parsed on its way, and an
+// operator can read the message. Several hand-offs in a row are a batch.
+func AppendHandoff(dst []byte, h *Handoff) ([]byte, error) {
+	line, err := json.Marshal(&handoffLine{State: h.State, Parts: lengths{len(h.Body), len(h.Original), len(h.Answer)}})
+	if err != nil {
+		return nil, fmt.Errorf("encoding the state of request %s: %w", h.ID, err)
+	}
+	dst = append(dst, line...)
+	dst = append(dst, '\n')
+	dst = append(dst, h.Body...)
+	dst = append(dst, h.Original...)
+	return append(dst, h.Answer...), nil
+}
+
+// ErrHandoff is a hand-off that cannot be read.
+var ErrHandoff = errors.New("the hand-off is damaged")
+
+// ReadHandoff reads the first hand-off in data and returns what is behind it.
+// The bodies share memory with data.
+func ReadHandoff(data []byte) (h *Handoff, rest []byte, err error) {
+	end := bytes.IndexByte(data, '\n')
+	if end < 0 {
+		return nil, nil, fmt.Errorf("%w: it has no state line", ErrHandoff)
+	}
+	var line handoffLine
+	if err := json.Unmarshal(data[:end], &line); err != nil {
+		return nil, nil, fmt.Errorf("%w: %w", ErrHandoff, err)
+	}
+	rest = data[end+1:]
+	h = &Handoff{State: line.State}
+	for _, part := range []struct {
+		length int
+		to     *[]byte
+	}{{line.Parts.Body, &h.Body}, {line.Parts.Original, &h.Original}, {line.Parts.Answer, &h.Answer}} {
+		if part.length < 0 || part.length > len(rest) {
+			return nil, nil, fmt.Errorf("%w: a part is longer than the message", ErrHandoff)
+		}
+		if part.length > 0 {
+			*part.to, rest = rest[:part.length:part.length], rest[part.length:]
+		}
+	}
+	if !ValidName(h.Tenant) || !ValidName(h.ID) {
+		return nil, nil, fmt.Errorf("%w: its tenant or id is no valid name", ErrHandoff)
+	}
+	return h, rest, nil
+}
+
+// Published gives the body as the application published it.
+func (h *Handoff) Published() []byte {
+	if h.Original != nil {
+		return h.Original
+	}
+	return h.Body
+}
+
+// Key names the request over all tenants, as in buckets: tenant.id.
+func (s *State) Key() string { return s.Tenant + "." + s.ID }
+
+// Expired reports whether the request's deadline has passed.
+func (s *State) Expired(now time.Time) bool {
+	return !s.Deadline.IsZero() && now.After(s.Deadline)
+}

@@ -1,0 +1,235 @@
+// Package score judges answers of language models without a model: hard checks that
+// find failures (cut off, empty, refused, going in circles, in the wrong language or
+// format, repeating the prompt) and soft measures of how far an answer has to do with
+// what was asked. It detects failures; it does not judge taste, truth or style.
+package score
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+)
+
+// The metrics that Config.Metrics may name. Each is a number in 0..1.
+const (
+	Relevance    = "relevance"    // how probable it is, by the words alone, that the answer belongs to this prompt
+	Coherence    = "coherence"    // 1 for running text or data without loops and garbage, 0 for nothing else
+	Groundedness = "groundedness" // how far the answer's wording is found in the given context; absent without a context
+)
+
+// The flags of a Result, in the order in which they are reported.
+const (
+	Truncated  = "truncated"  // stopped at the length limit, or cut off in the middle
+	Empty      = "empty"      // no text and no tool call
+	Refusal    = "refusal"    // the model declines, wholly or partly
+	Repetition = "repetition" // goes in circles
+	Language   = "language"   // in another language than was asked for
+	Format     = "format"     // not the JSON value that was asked for
+	Schema     = "schema"     // a JSON value that does not fit the schema
+	Echo       = "echo"       // gives the prompt back
+	ToolCall   = "tool_call"  // calls an unknown tool, or with arguments that do not fit its parameters
+)
+
+// penalty is what a flag leaves of the score. They are set, not measured: an answer that
+// cannot be used scores lower than one that is merely incomplete, and several multiply.
+var penalty = map[string]float64{
+	Truncated: 0.5, Empty: 0, Refusal: 0.1, Repetition: 0.2, Language: 0.2,
+	Format: 0.1, Schema: 0.3, Echo: 0.2, ToolCall: 0.2,
+}
+
+// Config is the section score: of the configuration.
+type Config struct {
+	// Metrics are the soft measures whose mean is the score of an answer without a flag.
+	// Default: relevance and coherence.
+	Metrics []string `yaml:"metrics" json:"metrics"`
+	// Threshold is the least score, in 0..1, with which an answer goes out; below it the
+	// request is tried again. Default 0: every answer goes out.
+	Threshold float64 `yaml:"threshold" json:"threshold"`
+	// MaxAttempts is how many answers a request may get at most, the first included. Default 2.
+	MaxAttempts int `yaml:"max_attempts" json:"max_attempts"`
+	// Judge is the model that is asked in doubtful cases; empty (the default) means none.
+	Judge string `yaml:"judge" json:"judge"`
+}
+
+// DefaultConfig gives the defaults.
+func DefaultConfig() Config {
+	return Config{Metrics: []string{Relevance, Coherence}, MaxAttempts: 2}
+}
+
+// Validate reports the first setting that cannot be used, and what would be right.
+func (c Config) Validate() error {
+	if len(c.Metrics) == 0 {
+		return errors.New("metrics: give at least one of relevance, coherence, groundedness")
+	}
+	for i, m := range c.Metrics {
+		if m != Relevance && m != Coherence && m != Groundedness {
+			return fmt.Errorf("metrics: %.64q is not one of relevance, coherence, groundedness", m)
+		}
+		if slices.Contains(c.Metrics[:i], m) {
+			return fmt.Errorf("metrics: %s is named twice", m)
+		}
+	}
+	if !(c.Threshold >= 0 && c.Threshold <= 1) { // written so that NaN fails
+		return fmt.Errorf("threshold: %v is not within 0 and 1", c.Threshold)
+	}
+	if c.MaxAttempts < 1 || c.MaxAttempts > 10 {
+		return fmt.Errorf("max_attempts: %d is not within 1 and 10", c.MaxAttempts)
+	}
+	return nil
+}
+
+// Options are what a caller knows of one request beyond its body. The zero value is right for most.
+type Options struct {
+	// Schema is a JSON Schema that the answer must fit; it goes before the request's own.
+	Schema []byte
+	// Context is the text that the answer must keep to. Without it, groundedness is measured
+	// against the prompt, if that is long enough to be one.
+	Context []byte
+	// Metrics replaces Config.Metrics for this answer, if not empty. Unknown names are ignored.
+	Metrics []string
+}
+
+// Metric is one measure of an answer.
+type Metric struct {
+	Name  string
+	Value float64
+}
+
+// Result is what is known of an answer. With several choices it is that of the worst.
+type Result struct {
+	Score   float64  // 0..1: the mean of the metrics, times what the flags leave of it
+	Metrics []Metric // in the order of the configuration; one that does not apply is left out
+	Flags   []string // what is wrong, in a fixed order; nil if nothing is
+	Reason  string   // for format, schema and tool_call: what does not fit, to be told to the model
+}
+
+// Metric gives a measure by name.
+func (r Result) Metric(name string) (float64, bool) {
+	for _, m := range r.Metrics {
+		if m.Name == name {
+			return m.Value, true
+		}
+	}
+	return 0, false
+}
+
+// Has tells whether a flag is set.
+func (r Result) Has(flag string) bool { return slices.Contains(r.Flags, flag) }
+
+// Scorer scores answers. It may be used by any number of goroutines at once and keeps
+// nothing of what it has scored but compiled schemas. Equal input gives equal results.
+type Scorer struct {
+	metrics []string
+	schemas *schemaCache
+	pool    sync.Pool // of *scratch
+}
+
+// New makes a Scorer. The configuration must have passed Validate.
+func New(cfg Config) *Scorer {
+	s := &Scorer{metrics: slices.Clone(cfg.Metrics), schemas: newSchemaCache()}
+	s.pool.New = func() any { return new(scratch) }
+	return s
+}
+
+// Score judges a completion, the body of an OpenAI chat completion, as the answer to a
+// request, the body of an OpenAI chat completion request. An error means that one of them
+// is not such a body; what is wrong with an answer is in the Result and never an error.
+// Time and memory grow linearly with the input and stop growing at maxWords words a text.
+// What it returns holds no reference to its arguments.
+func (s *Scorer) Score(request, completion []byte, opts Options) (Result, error) {
+	x := s.pool.Get().(*scratch)
+	defer s.release(x)
+	x.reset()
+	if err := x.readRequest(request); err != nil {
+		return Result{}, fmt.Errorf("reading the request: %w", err)
+	}
+	if err := x.readCompletion(completion); err != nil {
+		return Result{}, fmt.Errorf("reading the completion: %w", err)
+	}
+	if opts.Schema != nil {
+		x.asked.schema, x.asked.json = opts.Schema, true
+	}
+	x.prepare(opts.Context)
+	metrics := s.metrics
+	if len(opts.Metrics) > 0 {
+		metrics = opts.Metrics
+	}
+	if len(x.choices) == 0 {
+		x.choices = append(x.choices, choice{})
+	}
+	var worst Result
+	for i := range x.choices {
+		r := s.choice(x, &x.choices[i], metrics)
+		if i == 0 || r.Score < worst.Score {
+			worst = r
+		}
+	}
+	return worst, nil
+}
+
+// choice scores one answer.
+func (s *Scorer) choice(x *scratch, c *choice, metrics []string) Result {
+	x.answer.read(c.text.of(x.output))
+	var r Result
+	s.flag(x, c, &r)
+	r.Metrics = make([]Metric, 0, len(metrics))
+	sum := 0.0
+	for _, name := range metrics {
+		if v, ok := x.measure(name, c); ok {
+			r.Metrics = append(r.Metrics, Metric{name, v})
+			sum += v
+		}
+	}
+	r.Score = 1
+	if len(r.Metrics) > 0 {
+		r.Score = sum / float64(len(r.Metrics))
+	}
+	for _, f := range r.Flags {
+		r.Score *= penalty[f]
+	}
+	return r
+}
+
+// flag runs the hard checks.
+func (s *Scorer) flag(x *scratch, c *choice, r *Result) {
+	set := func(flag string, on bool) {
+		if on {
+			r.Flags = append(r.Flags, flag)
+		}
+	}
+	set(Truncated, x.truncated(c))
+	if empty := len(x.answer.words) == 0 && len(c.calls) == 0 && c.refusal.empty() && x.blank(c); empty {
+		set(Empty, true)
+		return
+	}
+	set(Refusal, x.refused(c))
+	set(Repetition, x.repeats(c))
+	set(Language, x.wrongLanguage(c))
+	switch flag, reason := s.structure(x, c); flag {
+	case Format, Schema:
+		set(flag, true)
+		r.Reason = reason
+	}
+	set(Echo, x.echoes(c))
+	if reason := s.toolCalls(x, c); reason != "" {
+		set(ToolCall, true)
+		r.Reason = reason
+	}
+}
+
+// measure gives a metric, and whether it applies to this answer.
+func (x *scratch) measure(name string, c *choice) (float64, bool) {
+	if c.text.empty() && len(c.calls) > 0 {
+		return 0, false // nothing but tool calls: no text to measure
+	}
+	switch name {
+	case Relevance:
+		return x.relevance(), true
+	case Coherence:
+		return x.coherence(c), true
+	case Groundedness:
+		return x.groundedness()
+	}
+	return 0, false
+}

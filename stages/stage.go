@@ -1,0 +1,151 @@
+// Package stages holds the contract of the pipeline's steps. A stage works on
+// requests and says what happens next; it knows neither streams nor servers,
+// and it never acknowledges anything.
+package stages
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/adpa/processor/schemas"
+)
+
+// The names of the stages, in the order of the pipeline.
+const (
+	Compress = "compress"
+	Cache    = "cache"
+	Batch    = "batch"
+	Generate = "generate"
+	Score    = "score"
+)
+
+// Names lists the stages in the order of the pipeline.
+var Names = []string{Compress, Cache, Batch, Generate, Score}
+
+// Next gives the stage behind the named one; the last has none.
+func Next(name string) (string, bool) {
+	for i, n := range Names[:len(Names)-1] {
+		if n == name {
+			return Names[i+1], true
+		}
+	}
+	return "", false
+}
+
+// Request is one request in a process. It belongs to the stage that was given
+// it until the stage has decided; its bodies are read-only and may be replaced.
+type Request struct {
+	schemas.Handoff
+
+	// Deliveries is how often the message that carries the request was
+	// delivered: 1 the first time. More means that somebody may have worked on it.
+	Deliveries int
+
+	options *schemas.Options
+}
+
+// Asked gives the request's processor object, read when first asked for. It was
+// validated when the request was accepted.
+func (r *Request) Asked() *schemas.Options {
+	if r.options == nil {
+		r.options = new(schemas.Options)
+		if len(r.Options) > 0 {
+			if options, err := schemas.ParseOptions(r.Options); err == nil {
+				*r.options = options
+			}
+		}
+	}
+	return r.options
+}
+
+// Decide tells the runner what happens next to a request. It is called exactly
+// once for each, from any goroutine, in any order, also after Run has returned.
+type Decide func(*Request, Verdict)
+
+// Stage is one step of the pipeline.
+type Stage interface {
+	// Run works on a slice of requests and decides each, at once or later. It
+	// blocks while the stage cannot take more. When ctx ends, what has begun
+	// is finished and what has not may be decided with GiveBack.
+	Run(ctx context.Context, requests []*Request, decide Decide)
+}
+
+// Func is a stage that decides each request of a slice at once: verdicts[i]
+// belongs to requests[i].
+type Func func(ctx context.Context, requests []*Request) []Verdict
+
+// Run implements Stage.
+func (f Func) Run(ctx context.Context, requests []*Request, decide Decide) {
+	for i, verdict := range f(ctx, requests) {
+		decide(requests[i], verdict)
+	}
+}
+
+// Action is the kind of a verdict.
+type Action int
+
+// What may happen to a request next.
+const (
+	ActionContinue Action = iota // on to the next stage
+	ActionSkip                   // on to the named stage
+	ActionReply                  // the response is there; the request is done
+	ActionRetry                  // failed; the same stage tries again later
+	ActionWait                   // not its turn yet; the same stage tries again later, and that is no failure
+	ActionReject                 // cannot be answered: an error response and a dead letter
+	ActionGiveBack               // not begun; any replica may take it
+)
+
+// Verdict is what a stage decided.
+type Verdict struct {
+	Action   Action
+	Stage    string        // of ActionSkip
+	Response []byte        // of ActionReply
+	Err      error         // of ActionRetry and ActionReject
+	After    time.Duration // of ActionRetry and ActionWait; 0 leaves it to the runner
+}
+
+// Continue sends the request on to the next stage.
+func Continue() Verdict { return Verdict{Action: ActionContinue} }
+
+// SkipTo sends the request to the named stage.
+func SkipTo(stage string) Verdict { return Verdict{Action: ActionSkip, Stage: stage} }
+
+// Reply ends the request with a response.
+func Reply(response []byte) Verdict { return Verdict{Action: ActionReply, Response: response} }
+
+// Retry has the same stage try again after the given time, or the runner's
+// growing delay if that is 0. It counts as a failure: past max_deliver failures
+// the request is rejected with err.
+func Retry(err error, after time.Duration) Verdict {
+	return Verdict{Action: ActionRetry, Err: err, After: after}
+}
+
+// Wait has the same stage look again after the given time. It is no failure.
+func Wait(after time.Duration) Verdict { return Verdict{Action: ActionWait, After: after} }
+
+// Reject ends the request with an error response and a dead letter.
+func Reject(err error) Verdict { return Verdict{Action: ActionReject, Err: err} }
+
+// GiveBack returns a request that was not begun, so that another replica may take it.
+func GiveBack() Verdict { return Verdict{Action: ActionGiveBack} }
+
+func (a Action) String() string {
+	switch a {
+	case ActionContinue:
+		return "continue"
+	case ActionSkip:
+		return "skip"
+	case ActionReply:
+		return "reply"
+	case ActionRetry:
+		return "retry"
+	case ActionWait:
+		return "wait"
+	case ActionReject:
+		return "reject"
+	case ActionGiveBack:
+		return "give_back"
+	}
+	return fmt.Sprintf("action(%d)", int(a))
+}
