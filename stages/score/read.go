@@ -167,8 +167,10 @@ func (r *reader) text(arena *[]byte) (span, error) {
 	}
 	if bytes.IndexByte(value, '\\') < 0 {
 		*arena = append(*arena, value[1:len(value)-1]...)
-	} else if *arena, err = jsontext.AppendUnquote(*arena, value); err != nil && !errors.Is(err, jsontext.ErrInvalidUTF8) {
-		return span{}, err
+	} else {
+		// The decoder has checked the syntax; what is left to complain of is invalid
+		// UTF-8, which AppendUnquote replaces by U+FFFD.
+		*arena, _ = jsontext.AppendUnquote(*arena, value)
 	}
 	return span{from, len(*arena)}, nil
 }

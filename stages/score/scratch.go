@@ -1,6 +1,10 @@
 package score
 
-import "bytes"
+import (
+	"bytes"
+	"unicode"
+	"unicode/utf8"
+)
 
 // scratch is the memory of one scoring, kept between them.
 type scratch struct {
@@ -60,5 +64,7 @@ func (x *scratch) prepare(context []byte) {
 
 // blank tells whether an answer has no visible character.
 func (x *scratch) blank(c *choice) bool {
-	return len(bytes.TrimSpace(c.text.of(x.output))) == 0
+	return bytes.IndexFunc(c.text.of(x.output), func(r rune) bool {
+		return unicode.IsGraphic(r) && !unicode.IsSpace(r) && r != utf8.RuneError
+	}) < 0
 }

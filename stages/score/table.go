@@ -21,23 +21,21 @@ func newWordSet(words string) wordSet {
 	set := wordSet{make([]uint32, size), size - 1}
 	for _, w := range fields {
 		h := hashWord(w)
-		i := h & set.mask
-		for set.slots[i] != 0 && set.slots[i] != h {
-			i = (i + 1) & set.mask
-		}
-		set.slots[i] = h
+		set.slots[set.find(h)] = h
 	}
 	return set
 }
 
-func (s wordSet) has(h uint32) bool {
-	for i := h & s.mask; s.slots[i] != 0; i = (i + 1) & s.mask {
-		if s.slots[i] == h {
-			return true
-		}
+// find gives the slot of a word, or an empty one if the set does not hold it.
+func (s wordSet) find(h uint32) uint32 {
+	i := h & s.mask
+	for s.slots[i] != 0 && s.slots[i] != h {
+		i = (i + 1) & s.mask
 	}
-	return false
+	return i
 }
+
+func (s wordSet) has(h uint32) bool { return s.slots[s.find(h)] != 0 }
 
 // counter counts keys. It is emptied in constant time, by a new generation, so that
 // one that once was large costs a small text nothing.
