@@ -17,7 +17,7 @@ func (v *vocabulary) merge(piece []byte, s *scratch) []uint32 {
 	out := s.tokens[:0]
 	s.unblock(len(piece) + 1)
 	pos := 0
-	candidate := v.trie.longest(piece)
+	candidate := v.longestPrefix(piece)
 	for {
 		end := pos + v.length(candidate)
 		if !s.isBlocked(end) && (len(out) == 0 || v.adjacent(out[len(out)-1], candidate)) {
@@ -27,7 +27,7 @@ func (v *vocabulary) merge(piece []byte, s *scratch) []uint32 {
 				s.tokens = out
 				return out
 			}
-			candidate = v.trie.longest(piece[pos:])
+			candidate = v.longestPrefix(piece[pos:])
 			continue
 		}
 		if shorter := v.prefix[candidate]; shorter != none {

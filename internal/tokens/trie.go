@@ -1,77 +1,117 @@
 package tokens
 
-// trie finds the longest token that a text starts with. Its edges are in one
-// hash table: the parent node and the byte lead to the child node.
+import (
+	"bytes"
+	"cmp"
+	"encoding/binary"
+	"slices"
+)
+
+// trie finds the longest token that a text starts with. Its nodes are in
+// breadth-first order, so that the children of a node lie side by side. Where a
+// single token is left below a node, the node is a leaf and the rest of the
+// token, its tail, is compared as a whole.
 type trie struct {
-	// An edge is parent<<40 | byte<<32 | ends<<31 | child, where ends tells
-	// that a token ends at the child. 0 is no edge: the root is no child.
-	edges  []uint64
-	used   int
-	tokens []uint32 // by node: the token that ends there, or none
+	nodes  []node // and one more, to end the children of the last
+	labels []byte // by node: the byte that leads to it
 }
 
-const ends = 1 << 31
-
-func newTrie(tokens int) trie {
-	// Vocabularies have two to three nodes a token.
-	return trie{edges: make([]uint64, tableSize(2*tokens)), tokens: []uint32{none}}
+// node has as children the nodes from its first to the first of the node after it.
+type node struct {
+	first uint32
+	token uint32 // the token that ends here, or with hasTail below; or none
 }
 
-func (t *trie) slot(key uint64) uint64 {
-	return key * 0x9E3779B97F4A7C15 >> 24 & uint64(len(t.edges)-1)
-}
+const hasTail = 1 << 31
 
-// find returns the slot of an edge, or the empty slot where it would be.
-func (t *trie) find(parent uint32, b byte) uint64 {
-	key := uint64(parent)<<8 | uint64(b)
-	i := t.slot(key)
-	for t.edges[i] != 0 && t.edges[i]>>32 != key {
-		i = (i + 1) & uint64(len(t.edges)-1)
+// newTrie makes the trie of the tokens for which in holds. There must be one
+// for each byte: the first level is found by counting.
+func newTrie(v *vocabulary, in func(token uint32) bool) trie {
+	sorted := v.sorted(in)
+	t := trie{
+		nodes:  make([]node, 1, 2*len(sorted)),
+		labels: make([]byte, 1, 2*len(sorted)),
 	}
-	return i
-}
-
-func (t *trie) insert(bytes []byte, token uint32) {
-	node, last := uint32(0), uint64(0)
-	for _, b := range bytes {
-		i := t.find(node, b)
-		if t.edges[i] == 0 {
-			if 2*t.used >= len(t.edges) {
-				t.grow()
-				i = t.find(node, b)
+	// The tokens below each node are a range of the sorted ones.
+	type below struct{ from, to, depth uint32 }
+	queue := make([]below, 1, 2*len(sorted))
+	queue[0] = below{to: uint32(len(sorted))}
+	for i := 0; i < len(queue); i++ {
+		b := queue[i]
+		t.nodes[i] = node{first: uint32(len(queue)), token: none}
+		if v.length(sorted[b.from]) == int(b.depth) {
+			t.nodes[i].token = sorted[b.from]
+			b.from++
+		} else if b.to-b.from == 1 && b.depth > 0 {
+			t.nodes[i].token = sorted[b.from] | hasTail
+			continue
+		}
+		for b.from < b.to {
+			label := v.token(sorted[b.from])[b.depth]
+			child := below{from: b.from, to: b.from + 1, depth: b.depth + 1}
+			for child.to < b.to && v.token(sorted[child.to])[b.depth] == label {
+				child.to++
 			}
-			t.edges[i] = uint64(node)<<40 | uint64(b)<<32 | uint64(len(t.tokens))
-			t.tokens = append(t.tokens, none)
-			t.used++
+			queue = append(queue, child)
+			t.nodes = append(t.nodes, node{})
+			t.labels = append(t.labels, label)
+			b.from = child.to
 		}
-		node, last = uint32(t.edges[i])&^ends, i
 	}
-	t.edges[last] |= ends
-	t.tokens[node] = token
+	t.nodes = append(t.nodes, node{first: uint32(len(queue))})
+	return t
 }
 
-func (t *trie) grow() {
-	old := t.edges
-	t.edges = make([]uint64, 2*len(old))
-	for _, edge := range old {
-		if edge != 0 {
-			t.edges[t.find(uint32(edge>>40), byte(edge>>32))] = edge
+// sorted lists the tokens for which in holds by their bytes. Most differ in
+// the first eight, which compare as one number.
+func (v *vocabulary) sorted(in func(token uint32) bool) []uint32 {
+	type entry struct {
+		head  uint64
+		token uint32
+	}
+	entries := make([]entry, 0, v.size())
+	for t := range uint32(v.size()) {
+		if in(t) {
+			var head [8]byte
+			copy(head[:], v.token(t))
+			entries = append(entries, entry{binary.BigEndian.Uint64(head[:]), t})
 		}
 	}
+	slices.SortFunc(entries, func(a, b entry) int {
+		if a.head != b.head {
+			return cmp.Compare(a.head, b.head)
+		}
+		return bytes.Compare(v.token(a.token), v.token(b.token))
+	})
+	tokens := make([]uint32, len(entries))
+	for i, e := range entries {
+		tokens[i] = e.token
+	}
+	return tokens
 }
 
-// longest returns the longest token that is a prefix of text, or none.
-func (t *trie) longest(text []byte) uint32 {
-	node, match := uint32(0), uint32(0)
-	for _, b := range text {
-		edge := t.edges[t.find(node, b)]
-		if edge == 0 {
-			break
+// longestPrefix returns the longest token that text, which is not empty,
+// starts with.
+func (v *vocabulary) longestPrefix(text []byte) uint32 {
+	t := &v.trie
+	at := 1 + uint32(text[0])
+	match := none
+	for depth := 1; ; depth++ {
+		n := t.nodes[at]
+		if n.token != none {
+			if n.token&hasTail == 0 {
+				match = n.token
+			} else if bytes.HasPrefix(text[depth:], v.token(n.token &^ hasTail)[depth:]) {
+				return n.token &^ hasTail
+			}
 		}
-		node = uint32(edge) &^ ends
-		if edge&ends != 0 {
-			match = node
+		if depth == len(text) {
+			return match
 		}
+		child := bytes.IndexByte(t.labels[n.first:t.nodes[at+1].first], text[depth])
+		if child < 0 {
+			return match
+		}
+		at = n.first + uint32(child)
 	}
-	return t.tokens[match]
 }

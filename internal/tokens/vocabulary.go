@@ -121,24 +121,18 @@ func (v *vocabulary) index() error {
 	v.pairs = make([]uint64, tableSize(v.size()))
 	v.prefix = make([]uint32, v.size())
 	v.halves = make([]pair, v.size())
-	v.trie = newTrie(v.size())
 	for t := range uint32(v.size()) {
 		token := v.token(t)
-		switch len(token) {
-		case 0:
+		if len(token) == 0 {
 			continue
-		case 1:
-			v.halves[t] = pair{t, t}
-		default:
-			half, ok := v.lastMerge(token)
-			if !ok {
-				v.store(token, t)
-				continue
-			}
-			v.halves[t] = half
-			v.join(half, t)
 		}
-		v.trie.insert(token, t)
+		v.halves[t] = pair{t, t}
+		if len(token) > 1 {
+			if half, ok := v.lastMerge(token); ok {
+				v.halves[t] = half
+				v.join(half, t)
+			}
+		}
 		v.store(token, t)
 	}
 	for b := range 256 {
@@ -146,7 +140,19 @@ func (v *vocabulary) index() error {
 			return fmt.Errorf("reading ranks: no token for the byte %#x", b)
 		}
 	}
-	return v.linkPrefixes()
+	v.trie = newTrie(v, v.reachable)
+	for t := range uint32(v.size()) {
+		v.prefix[t] = none
+		if n := v.length(t); n > 1 {
+			v.prefix[t] = v.longestPrefix(v.token(t)[:n-1])
+		}
+	}
+	return nil
+}
+
+// reachable tells whether merging ever makes t.
+func (v *vocabulary) reachable(t uint32) bool {
+	return v.length(t) == 1 || v.length(t) > 1 && v.halves[t].left != t
 }
 
 // lastMerge finds the pair of lower tokens that byte-pair encoding would have
@@ -163,16 +169,6 @@ func (v *vocabulary) lastMerge(token []byte) (pair, bool) {
 		}
 	}
 	return pair{}, false
-}
-
-func (v *vocabulary) linkPrefixes() error {
-	for t := range uint32(v.size()) {
-		v.prefix[t] = none
-		if n := v.length(t); n > 1 {
-			v.prefix[t] = v.trie.longest(v.token(t)[:n-1])
-		}
-	}
-	return nil
 }
 
 // tableSize is the size of a hash table for n entries: a power of two that
