@@ -1,0 +1,188 @@
+package streams
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"path/filepath"
+	"strconv"
+	"syscall"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// startTimeout bounds the start of the embedded server, which reads its streams from disk.
+const startTimeout = time.Minute
+
+// MaxPayload is the largest message of the embedded server, in bytes.
+const MaxPayload = 1 << 20
+
+// EmbeddedConfig says where the embedded server keeps its data and listens.
+type EmbeddedConfig struct {
+	Dir  string        // of the streams; one process at a time
+	Host string        // a loopback address: there is no authentication
+	Port int           // a free one is taken where it is in use; -1 is any
+	Sync time.Duration // how often files are synced to disk
+}
+
+// Embedded is a NATS server with JetStream inside this process.
+type Embedded struct {
+	server *server.Server
+	lock   *os.File
+	dir    string
+}
+
+// ErrDirInUse is a data directory that another process serves.
+var ErrDirInUse = errors.New("the data directory is in use by another process")
+
+// StartEmbedded starts a server on the directory's data, refusing a second
+// process on it, and writes its address to server.json in there, where other
+// commands find it.
+func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
+	if err := os.MkdirAll(cfg.Dir, 0o750); err != nil {
+		return nil, fmt.Errorf("making the data directory: %w", err)
+	}
+	lock, err := lockDir(cfg.Dir)
+	if err != nil {
+		return nil, err
+	}
+	s, err := startServer(cfg)
+	if err != nil {
+		_ = lock.Close()
+		return nil, err
+	}
+	e := &Embedded{server: s, lock: lock, dir: cfg.Dir}
+	if err := e.writeAddress(); err != nil {
+		e.Close()
+		return nil, err
+	}
+	return e, nil
+}
+
+// lockDir takes the directory for this process. The kernel frees it when the
+// process ends, however it ends.
+func lockDir(dir string) (*os.File, error) {
+	path := filepath.Join(dir, "lock")
+	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o640)
+	if err != nil {
+		return nil, fmt.Errorf("opening the lock of the data directory: %w", err)
+	}
+	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
+		_ = f.Close()
+		if errors.Is(err, syscall.EWOULDBLOCK) {
+			return nil, fmt.Errorf("%w: %s (stop that process, or set nats.embedded.dir to another directory)", ErrDirInUse, dir)
+		}
+		return nil, fmt.Errorf("locking %s: %w", path, err)
+	}
+	return f, nil
+}
+
+func startServer(cfg EmbeddedConfig) (*server.Server, error) {
+	options := &server.Options{
+		ServerName: "processor", Host: cfg.Host, Port: freePort(cfg.Host, cfg.Port),
+		JetStream: true, StoreDir: cfg.Dir, JetStreamMaxMemory: 1 << 30,
+		// Streams bound themselves; the sum of their limits may be more than the disk.
+		JetStreamMaxStore: 1 << 50,
+		SyncInterval:      cfg.Sync, MaxPayload: MaxPayload, NoSigs: true, NoLog: true,
+	}
+	s, err := server.NewServer(options)
+	if err != nil {
+		return nil, fmt.Errorf("making the embedded NATS server: %w", err)
+	}
+	go s.Start()
+	if !s.ReadyForConnections(startTimeout) {
+		s.Shutdown()
+		s.WaitForShutdown()
+		return nil, fmt.Errorf("the embedded NATS server was not ready within %s", startTimeout)
+	}
+	return s, nil
+}
+
+// freePort gives the wanted port, or -1 (any) where it is taken.
+func freePort(host string, port int) int {
+	if port < 0 {
+		return -1
+	}
+	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
+	if err != nil {
+		return -1
+	}
+	_ = l.Close()
+	return port
+}
+
+// URL is the server's address.
+func (e *Embedded) URL() string { return e.server.ClientURL() }
+
+// Connect opens a connection of this process to its server, without the network.
+func (e *Embedded) Connect(options ...nats.Option) (*nats.Conn, error) {
+	nc, err := nats.Connect(e.server.ClientURL(), options...)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the embedded NATS server: %w", err)
+	}
+	return nc, nil
+}
+
+// Close stops the server, which writes everything to disk, and frees the directory.
+func (e *Embedded) Close() {
+	_ = os.Remove(addressFile(e.dir))
+	e.server.Shutdown()
+	e.server.WaitForShutdown()
+	_ = e.lock.Close()
+}
+
+type address struct {
+	URL string `json:"url"`
+	PID int    `json:"pid"`
+}
+
+func addressFile(dir string) string { return filepath.Join(dir, "server.json") }
+
+func (e *Embedded) writeAddress() error {
+	text, err := json.Marshal(address{URL: e.URL(), PID: os.Getpid()})
+	if err != nil {
+		return err
+	}
+	temporary := addressFile(e.dir) + ".new"
+	if err := os.WriteFile(temporary, append(text, '\n'), 0o640); err != nil {
+		return fmt.Errorf("writing the embedded server's address: %w", err)
+	}
+	if err := os.Rename(temporary, addressFile(e.dir)); err != nil {
+		return fmt.Errorf("writing the embedded server's address: %w", err)
+	}
+	return nil
+}
+
+// FindEmbedded gives the address of the server that another process runs on
+// the directory; found is false where there is none that answers.
+func FindEmbedded(ctx context.Context, dir string) (url string, found bool) {
+	text, err := os.ReadFile(addressFile(dir))
+	if err != nil {
+		return "", false
+	}
+	var a address
+	if json.Unmarshal(text, &a) != nil || a.URL == "" {
+		return "", false
+	}
+	nc, err := nats.Connect(a.URL, nats.Timeout(2*time.Second), nats.NoReconnect())
+	if err != nil {
+		return "", false
+	}
+	defer nc.Close()
+	if err := nc.FlushWithContext(withTimeout(ctx, 2*time.Second)); err != nil {
+		return "", false
+	}
+	return a.URL, true
+}
+
+// withTimeout bounds a context that is used for one call right away.
+func withTimeout(ctx context.Context, d time.Duration) context.Context {
+	bounded, cancel := context.WithTimeout(ctx, d)
+	context.AfterFunc(bounded, cancel)
+	return bounded
+}
