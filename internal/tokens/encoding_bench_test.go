@@ -61,10 +61,12 @@ func BenchmarkCount(b *testing.B) {
 		read func(testing.TB) []string
 	}{{"english", englishTexts}, {"code", codeTexts}, {"chinese", chineseTexts}} {
 		b.Run(corpus.name, func(b *testing.B) {
-			texts, enc := corpus.read(b), load(b, O200kBase)
+			texts, enc := corpus.read(b), load(b, CL100kBase)
+			size := 0
 			for _, text := range texts {
-				b.SetBytes(int64(len(text)))
+				size += len(text)
 			}
+			b.SetBytes(int64(size))
 			for b.Loop() {
 				for _, text := range texts {
 					enc.Count(text)

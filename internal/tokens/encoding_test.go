@@ -258,7 +258,9 @@ func TestParseVocabularyRejectsDamage(t *testing.T) {
 		"IQ== 1\nIg== 1":     "reading ranks, line 2: rank 1 is out of order: want 2 to 2097151",
 		"IQ== 99999999":      "reading ranks, line 1: rank 99999999 is out of order: want 0 to 2097151",
 		"!!!! 0":             "reading ranks, line 1: decoding the token: illegal base64 data at input byte 0",
-		"IQ== 0\nIg== 1\n\n": "reading ranks: no token for the byte 0x0",
+		"IQ== 0\nIg== 1\n\n": "reading ranks: 2 tokens: want at least the 256 single bytes",
+		"IQ== 0\nIQ== 1":     `reading ranks: token 1 is "!": want each single byte once in the first 256`,
+		"IQ== 0\nISE= 1":     `reading ranks: token 1 is "!!": want each single byte once in the first 256`,
 	} {
 		_, err := parseVocabulary([]byte(ranks))
 		require.EqualError(t, err, want, fmt.Sprintf("%q", ranks))

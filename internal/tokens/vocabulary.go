@@ -21,7 +21,8 @@ type vocabulary struct {
 	starts  []uint32 // token t is bytes[starts[t]:starts[t+1]]; empty for a rank nobody has
 	longest int      // length of the longest token in bytes
 
-	slots []slot // hash table of tokens by their bytes
+	short shortTable // tokens of less than eight bytes by their bytes
+	slots []slot     // hash table of the longer ones by their bytes
 
 	// What merge needs. A token that merging never reaches (it is found only
 	// where it is a whole piece) has no part in these.
@@ -29,6 +30,7 @@ type vocabulary struct {
 	prefix []uint32 // by token: the longest token that is a proper prefix, or none
 	halves []pair   // by token: the two that were merged into it; a single byte is both its halves
 	pairs  []uint64 // hash table: two tokens that merge, and into what
+	likely []uint64 // a bit for each hash: whether a pair may be in pairs
 }
 
 type slot struct{ hash, token uint32 }
@@ -114,31 +116,35 @@ func (v *vocabulary) length(t uint32) int { return int(v.starts[t+1] - v.starts[
 // index builds the tables. It goes through the tokens by rank, so that at each
 // token the tables hold exactly what byte-pair encoding may use to make it.
 func (v *vocabulary) index() error {
-	v.slots = make([]slot, tableSize(v.size()))
+	short := 0
+	for t := range uint32(v.size()) {
+		if v.length(t) < 8 {
+			short++
+		}
+	}
+	v.short = newShortTable(short)
+	v.slots = make([]slot, tableSize(v.size()-short))
 	for i := range v.slots {
 		v.slots[i].token = none
 	}
 	v.pairs = make([]uint64, tableSize(v.size()))
 	v.prefix = make([]uint32, v.size())
+	v.likely = make([]uint64, len(v.pairs)/16)
 	v.halves = make([]pair, v.size())
-	for t := range uint32(v.size()) {
+	if err := v.indexBytes(); err != nil {
+		return err
+	}
+	for t := uint32(256); t < uint32(v.size()); t++ {
 		token := v.token(t)
 		if len(token) == 0 {
 			continue
 		}
 		v.halves[t] = pair{t, t}
-		if len(token) > 1 {
-			if half, ok := v.lastMerge(token); ok {
-				v.halves[t] = half
-				v.join(half, t)
-			}
+		if half, ok := v.lastMerge(token); ok {
+			v.halves[t] = half
+			v.join(half, t)
 		}
 		v.store(token, t)
-	}
-	for b := range 256 {
-		if _, ok := v.lookup([]byte{byte(b)}); !ok {
-			return fmt.Errorf("reading ranks: no token for the byte %#x", b)
-		}
 	}
 	v.trie = newTrie(v, v.reachable)
 	for t := range uint32(v.size()) {
@@ -146,6 +152,24 @@ func (v *vocabulary) index() error {
 		if n := v.length(t); n > 1 {
 			v.prefix[t] = v.longestPrefix(v.token(t)[:n-1])
 		}
+	}
+	return nil
+}
+
+// indexBytes sees to the first 256 tokens, which are the single bytes.
+func (v *vocabulary) indexBytes() error {
+	var seen [256]bool
+	for t := range uint32(min(256, v.size())) {
+		token := v.token(t)
+		if len(token) != 1 || seen[token[0]] {
+			return fmt.Errorf("reading ranks: token %d is %q: want each single byte once in the first 256", t, token)
+		}
+		seen[token[0]] = true
+		v.store(token, t)
+		v.halves[t] = pair{t, t}
+	}
+	if v.size() < 256 {
+		return fmt.Errorf("reading ranks: %d tokens: want at least the 256 single bytes", v.size())
 	}
 	return nil
 }
@@ -173,33 +197,27 @@ func (v *vocabulary) lastMerge(token []byte) (pair, bool) {
 
 // tableSize is the size of a hash table for n entries: a power of two that
 // they fill by half at most.
-func tableSize(n int) int { return 1 << bits.Len(uint(2*n-1)) }
+func tableSize(n int) int { return 1 << bits.Len(uint(2*n)) }
 
-// hash mixes short byte strings by multiplication.
+// hash mixes at least eight bytes by multiplication.
 func hash(b []byte) uint64 {
 	const m1, m2 = 0x9E3779B97F4A7C15, 0xD6E8FEB86659FD93
-	n := len(b)
-	h := uint64(n) * m2
+	h := uint64(len(b)) * m2
 	for len(b) > 16 {
 		h = (h ^ binary.LittleEndian.Uint64(b)) * m1
 		h ^= h >> 32
 		b = b[8:]
 	}
-	var first, last uint64
-	switch n = len(b); {
-	case n >= 8:
-		first, last = binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[n-8:])
-	case n >= 4:
-		first, last = uint64(binary.LittleEndian.Uint32(b)), uint64(binary.LittleEndian.Uint32(b[n-4:]))
-	case n > 0:
-		first, last = uint64(b[0])|uint64(b[n/2])<<8, uint64(b[n-1])
-	}
+	first, last := binary.LittleEndian.Uint64(b), binary.LittleEndian.Uint64(b[len(b)-8:])
 	hi, lo := bits.Mul64(h^first^m1, last^m2^h)
 	return (hi ^ lo) * m1
 }
 
 // lookup finds the token that consists of exactly these bytes.
 func (v *vocabulary) lookup(b []byte) (uint32, bool) {
+	if len(b) < 8 {
+		return v.short.find(b)
+	}
 	if len(b) > v.longest {
 		return none, false
 	}
@@ -217,6 +235,10 @@ func (v *vocabulary) lookup(b []byte) (uint32, bool) {
 }
 
 func (v *vocabulary) store(b []byte, t uint32) {
+	if len(b) < 8 {
+		v.short.store(b, t)
+		return
+	}
 	h := hash(b)
 	mask := uint64(len(v.slots) - 1)
 	i := h >> 32 & mask
@@ -234,6 +256,11 @@ func (v *vocabulary) pairSlot(key uint64) uint64 {
 	return key * 0x9E3779B97F4A7C15 >> 32 & uint64(len(v.pairs)-1)
 }
 
+// likely has four bits for each slot of pairs.
+func (v *vocabulary) likelyBit(key uint64) uint64 {
+	return key * 0x9E3779B97F4A7C15 >> 30 & uint64(64*len(v.likely)-1)
+}
+
 func (v *vocabulary) join(p pair, result uint32) {
 	key := pairKey(p.left, p.right)
 	i := v.pairSlot(key)
@@ -241,11 +268,18 @@ func (v *vocabulary) join(p pair, result uint32) {
 		i = (i + 1) & uint64(len(v.pairs)-1)
 	}
 	v.pairs[i] = key<<tokenBits | uint64(result)
+	bit := v.likelyBit(key)
+	v.likely[bit/64] |= 1 << (bit % 64)
 }
 
 // joined is the token that left and right merge into, or none.
 func (v *vocabulary) joined(left, right uint32) uint32 {
 	key := pairKey(left, right)
+	// Most pairs are not there: likely says so, and is small enough to stay in
+	// the processor's cache, where pairs is not.
+	if bit := v.likelyBit(key); v.likely[bit/64]>>(bit%64)&1 == 0 {
+		return none
+	}
 	for i := v.pairSlot(key); ; i = (i + 1) & uint64(len(v.pairs)-1) {
 		entry := v.pairs[i]
 		if entry>>tokenBits == key && entry != 0 {
