@@ -258,6 +258,7 @@ func (s *scratch) readMessage() error {
 			m.role, err = s.readRole()
 		case "content":
 			m.text, err = r.content(&s.prompt)
+			s.prompt = append(s.prompt, '\n') // keeps the words of two messages apart
 		default:
 			err = r.dec.SkipValue()
 		}

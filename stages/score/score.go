@@ -13,9 +13,9 @@ import (
 
 // The metrics that Config.Metrics may name. Each is a number in 0..1.
 const (
-	Relevance    = "relevance"    // how probable it is, by the words alone, that the answer belongs to this prompt
-	Coherence    = "coherence"    // 1 for running text or data without loops and garbage, 0 for nothing else
-	Groundedness = "groundedness" // how far the answer's wording is found in the given context; absent without a context
+	Relevance    = "relevance"    // 1 unless the words speak for the answer belonging to another question; see relevance
+	Coherence    = "coherence"    // 1 for a text without loops and garbage; see coherence
+	Groundedness = "groundedness" // the probability of being consistent with the context; absent without one
 )
 
 // The flags of a Result, in the order in which they are reported.
@@ -140,23 +140,15 @@ func New(cfg Config) *Scorer {
 func (s *Scorer) Score(request, completion []byte, opts Options) (Result, error) {
 	x := s.pool.Get().(*scratch)
 	defer s.release(x)
-	x.reset()
-	if err := x.readRequest(request); err != nil {
-		return Result{}, fmt.Errorf("reading the request: %w", err)
+	if err := x.read(request, completion, opts); err != nil {
+		return Result{}, err
 	}
-	if err := x.readCompletion(completion); err != nil {
-		return Result{}, fmt.Errorf("reading the completion: %w", err)
-	}
-	if opts.Schema != nil {
-		x.asked.schema, x.asked.json = opts.Schema, true
-	}
-	x.prepare(opts.Context)
 	metrics := s.metrics
 	if len(opts.Metrics) > 0 {
 		metrics = opts.Metrics
 	}
-	if len(x.choices) == 0 {
-		x.choices = append(x.choices, choice{})
+	if slices.Contains(metrics, Groundedness) {
+		x.readContext(opts.Context)
 	}
 	var worst Result
 	for i := range x.choices {
@@ -227,7 +219,7 @@ func (x *scratch) measure(name string, c *choice) (float64, bool) {
 	case Relevance:
 		return x.relevance(), true
 	case Coherence:
-		return x.coherence(c), true
+		return x.coherence(), true
 	case Groundedness:
 		return x.groundedness()
 	}

@@ -2,6 +2,8 @@ package score
 
 import (
 	"bytes"
+	"fmt"
+	"slices"
 	"unicode"
 	"unicode/utf8"
 )
@@ -16,7 +18,6 @@ type scratch struct {
 	choices []choice
 
 	query   wordList // the words of the last user message
-	rest    wordList // the words of all other messages
 	given   wordList // the words of the context to keep to, if any
 	answer  wordList // the words of the answer at hand
 	counts  counter
@@ -39,27 +40,54 @@ func (s *Scorer) release(x *scratch) {
 	x.asked.schema = nil
 	x.reader.body = nil
 	x.reader.buf = bytes.Buffer{}
-	words := cap(x.query.words) + cap(x.rest.words) + cap(x.given.words) + cap(x.answer.words)
+	words := cap(x.query.words) + cap(x.given.words) + cap(x.answer.words)
 	slots := len(x.counts.slots) + len(x.counts2.slots)
 	if cap(x.prompt)+cap(x.output)+cap(x.names)+12*words+16*slots <= maxKept {
 		s.pool.Put(x)
 	}
 }
 
-// prepare splits the prompt into what was asked last and the rest, in words.
-func (x *scratch) prepare(context []byte) {
-	last := -1
-	for i, m := range x.asked.messages {
+// read takes in a request and a completion, so that the checks can run.
+// There is at least one choice afterwards.
+func (x *scratch) read(request, completion []byte, opts Options) error {
+	x.reset()
+	if err := x.readRequest(request); err != nil {
+		return fmt.Errorf("reading the request: %w", err)
+	}
+	if err := x.readCompletion(completion); err != nil {
+		return fmt.Errorf("reading the completion: %w", err)
+	}
+	if opts.Schema != nil {
+		x.asked.schema, x.asked.json = opts.Schema, true
+	}
+	if len(x.choices) == 0 {
+		x.choices = append(x.choices, choice{})
+	}
+	x.query.read(x.question().of(x.prompt))
+	return nil
+}
+
+// question gives the text of the last user message.
+func (x *scratch) question() span {
+	for _, m := range slices.Backward(x.asked.messages) {
 		if m.role == roleUser && !m.text.empty() {
-			last = i
+			return m.text
 		}
 	}
-	x.query.read(nil)
-	if last >= 0 {
-		x.query.read(x.asked.messages[last].text.of(x.prompt))
+	return span{}
+}
+
+// readContext takes in what the answer must keep to: what the caller gave, or else all
+// messages, if they are long enough to be more than a question.
+func (x *scratch) readContext(context []byte) {
+	if context != nil {
+		x.given.read(context)
+		return
 	}
-	x.rest.read(nil)
-	x.given.read(context)
+	x.given.read(x.prompt)
+	if len(x.given.words) < contextMinimum {
+		x.given.words = x.given.words[:0]
+	}
 }
 
 // blank tells whether an answer has no visible character.

@@ -1,0 +1,97 @@
+package score
+
+import (
+	"fmt"
+	"io"
+	"math"
+
+	"github.com/adpa/processor/stages/score"
+)
+
+// fitGrounded fits the probability that one of the three annotators of QAGS-CNN calls a
+// summary consistent. The set gives the share of the three.
+func fitGrounded(dir string) ([]float64, error) {
+	cases, err := loadRated(dir, "qags_cnndm.json")
+	if err != nil {
+		return nil, err
+	}
+	var rows [][]float64
+	var labels []bool
+	for _, c := range cases {
+		if !c.develop {
+			continue
+		}
+		yes := int(math.Round(3 * c.Scores["consistency"]))
+		for vote := range 3 {
+			rows = append(rows, score.GroundednessFeatures([]byte(c.Source), []byte(c.Output)))
+			labels = append(labels, vote < yes)
+		}
+	}
+	return logistic(rows, labels, 1), nil
+}
+
+// correlation prints Spearman's and Pearson's correlation of a measure with human scores.
+func correlation(w io.Writer, name string, measured, human []float64) {
+	of := func(sample []int) float64 { return spearman(pick(measured, sample), pick(human, sample)) }
+	low, high := interval(len(human), of)
+	fmt.Fprintf(w, "  %-34s n %4d  Spearman %.3f [%.3f, %.3f]  Pearson %.3f\n", name, len(human), spearman(measured, human), low, high, pearson(measured, human))
+}
+
+func groundednesses(w io.Writer, dir string) error {
+	cases, err := loadRated(dir, "qags_cnndm.json")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "\nGroundedness, QAGS-CNN: against the share of annotators who call the summary consistent.")
+	fmt.Fprintln(w, "Published on all 235: UniEval Spearman 0.66, Pearson 0.68 (recalled from its paper).")
+	scorer := score.New(score.Config{Metrics: []string{score.Groundedness}, MaxAttempts: 1})
+	var measured, human [2][]float64
+	for _, c := range cases {
+		r, err := scorer.Score(request("Summarise the article.", ""), completion(c.Output), score.Options{Context: []byte(c.Source)})
+		if err != nil {
+			return err
+		}
+		part := 0
+		if c.develop {
+			part = 1
+		}
+		v, _ := r.Metric(score.Groundedness)
+		measured[part], human[part] = append(measured[part], v), append(human[part], c.Scores["consistency"])
+	}
+	correlation(w, "held out", measured[0], human[0])
+	correlation(w, "looked at and fitted on", measured[1], human[1])
+	correlation(w, "all", append(measured[0], measured[1]...), append(human[0], human[1]...))
+	return nil
+}
+
+func dialogues(w io.Writer, dir string) error {
+	cases, err := loadRated(dir, "topical_chat.json")
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "\nTopical-Chat: replies in a dialogue about a given fact; nothing was fitted on its ratings.")
+	fmt.Fprintln(w, "Published, Spearman: UniEval overall 0.663, engagingness 0.605, groundedness 0.575, coherence 0.613; USR 0.40 and G-Eval-4 0.588 on average.")
+	scorer := score.New(score.Config{Metrics: []string{score.Relevance, score.Coherence, score.Groundedness}, MaxAttempts: 1})
+	measured, human := map[string][]float64{}, map[string][]float64{}
+	for _, c := range cases {
+		r, err := scorer.Score(request(c.Source, c.Context), completion(c.Output), score.Options{Context: []byte(c.Source + "\n" + c.Context)})
+		if err != nil {
+			return err
+		}
+		for name, v := range c.Scores {
+			human[name] = append(human[name], v)
+		}
+		for _, m := range r.Metrics {
+			measured[m.Name] = append(measured[m.Name], m.Value)
+		}
+		measured["score"] = append(measured["score"], r.Score)
+		measured["length"] = append(measured["length"], float64(len(c.Output)))
+	}
+	for _, pair := range [][2]string{
+		{"score", "overall"}, {"length", "overall"}, {"score", "engagingness"}, {"relevance", "coherence"},
+		{"coherence", "coherence"}, {"coherence", "overall"}, {"groundedness", "groundedness"}, {"groundedness", "overall"},
+	} {
+		correlation(w, pair[0]+" with human "+pair[1], measured[pair[0]], human[pair[1]])
+	}
+	return nil
+}

@@ -1,0 +1,86 @@
+package score
+
+import (
+	"fmt"
+	"io"
+
+	"github.com/adpa/processor/stages/score"
+)
+
+// refusalPenalty was chosen on the develop part among 1, 5 and 20.
+const refusalPenalty = 5
+
+// fitRefusal fits the weights on cases whose opening does not decline in so many words:
+// those are decided without weights, and would only teach them how one model opens.
+func fitRefusal(cases []refusalCase, use func(refusalCase) bool) []float64 {
+	var rows [][]float64
+	var labels []bool
+	for _, c := range cases {
+		f := score.RefusalFeatures([]byte(c.prompt), []byte(c.completion))
+		if use(c) && score.RefusalProbability(make([]float64, len(f)+1), f) < 1 {
+			rows, labels = append(rows, f), append(labels, c.full || c.partial)
+		}
+	}
+	return signed(rows, labels, refusalPenalty, score.RefusalSigns())
+}
+
+// decided is what was said of a case and what is so.
+type decided struct{ said, is bool }
+
+func f1(d []decided) (confusion, float64, float64) {
+	count := func(sample []int) (c confusion) {
+		for _, i := range sample {
+			c.add(d[i].said, d[i].is)
+		}
+		return c
+	}
+	low, high := interval(len(d), func(sample []int) float64 { return count(sample).f1() })
+	return count(all(len(d))), low, high
+}
+
+func refusals(w io.Writer, dir string) error {
+	cases, models, err := loadXSTest(dir)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "\nRefusals, XSTest: full and partial refusals together against full compliance.")
+	fmt.Fprintln(w, "Weights fitted without the model that is reported; prompts with even numbers, which were neither fitted on nor looked at.")
+	decide := func(weights []float64, use func(refusalCase) bool) (out []decided) {
+		for _, c := range cases {
+			if use(c) {
+				p := score.RefusalProbability(weights, score.RefusalFeatures([]byte(c.prompt), []byte(c.completion)))
+				out = append(out, decided{p > 0.5, c.full || c.partial})
+			}
+		}
+		return out
+	}
+	var pooled []decided
+	for _, m := range models {
+		weights := fitRefusal(cases, func(c refusalCase) bool { return c.develop && c.model != m })
+		d := decide(weights, func(c refusalCase) bool { return !c.develop && c.model == m })
+		pooled = append(pooled, d...)
+		printF1(w, m, d)
+	}
+	printF1(w, "all held out", pooled)
+
+	fmt.Fprintln(w, "The same with the committed table, through the whole scorer.")
+	scorer := score.New(score.DefaultConfig())
+	var shipped []decided
+	for _, c := range cases {
+		if c.develop {
+			continue
+		}
+		r, err := scorer.Score(request(c.prompt, ""), completion(c.completion), score.Options{})
+		if err != nil {
+			return err
+		}
+		shipped = append(shipped, decided{r.Has(score.Refusal), c.full || c.partial})
+	}
+	printF1(w, "all", shipped)
+	return nil
+}
+
+func printF1(w io.Writer, name string, d []decided) {
+	c, low, high := f1(d)
+	fmt.Fprintf(w, "  %-18s n %4d  F1 %.3f [%.3f, %.3f]  precision %.3f  recall %.3f\n", name, len(d), c.f1(), low, high, c.precision(), c.recall())
+}
