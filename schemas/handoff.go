@@ -16,13 +16,13 @@ const HandoffVersion = 1
 
 // State is what a request carries from stage to stage besides its bodies.
 type State struct {
-	ID       string    `json:"id"`
-	Tenant   string    `json:"tenant"`
-	Class    Class     `json:"class"`
-	Sequence uint64    `json:"seq"`                 // of the message in the requests stream
-	Accepted time.Time `json:"at,format:unixmilli"` // when the requests stream stored it
-	Deadline time.Time `json:"deadline,omitzero,format:unixmilli"`
-	Trace    string    `json:"trace,omitzero"` // the traceparent header
+	ID       string `json:"id"`
+	Tenant   string `json:"tenant"`
+	Class    Class  `json:"class"`
+	Sequence uint64 `json:"seq"` // of the message in the requests stream
+	Accepted Millis `json:"at"`  // when the requests stream stored it
+	Deadline Millis `json:"deadline,omitzero"`
+	Trace    string `json:"trace,omitzero"` // the traceparent header
 
 	Kind    Kind           `json:"kind"`
 	Model   string         `json:"model"` // as requested
@@ -35,17 +35,37 @@ type State struct {
 	Cache       string `json:"cache,omitzero"`   // miss, hit, shared, normalized, off
 	Attempt     int    `json:"attempt,omitzero"` // distinguishes hand-offs of one request to the same stage
 	Failures    int    `json:"failures,omitzero"`
-	NotBefore   int64  `json:"not_before,omitzero"` // Unix ms before which the request is not to be worked
+	NotBefore   Millis `json:"not_before,omitzero"` // when the request is to be worked at the earliest
 
-	Tokens     Tokens         `json:"tokens,omitzero"`
-	Selected   Selected       `json:"selected,omitzero"`
-	Parameters jsontext.Value `json:"parameters,omitzero"` // that the product set or changed
-	Calls      int            `json:"calls,omitzero"`      // calls made for this request
-	Usage      Usage          `json:"usage,omitzero"`
-	CostUSD    float64        `json:"cost,omitzero"`
-	Quality    jsontext.Value `json:"quality,omitzero"`
-	Stages     Timings        `json:"stages,omitzero"`
-	Compress   jsontext.Value `json:"compress,omitzero"` // the compress stage's report
+	Tokens         Tokens         `json:"tokens,omitzero"`
+	Selected       Selected       `json:"selected,omitzero"`
+	Parameters     jsontext.Value `json:"parameters,omitzero"`      // that the product set or changed
+	Calls          int            `json:"calls,omitzero"`           // calls made for this request
+	AnswerRecorded bool           `json:"answer_recorded,omitzero"` // too large to travel along: read it from the record
+	Usage          Usage          `json:"usage,omitzero"`
+	CostUSD        float64        `json:"cost,omitzero"`
+	Quality        jsontext.Value `json:"quality,omitzero"`
+	Stages         Timings        `json:"stages,omitzero"`
+	Compress       jsontext.Value `json:"compress,omitzero"` // the compress stage's report
+}
+
+// Millis is a time in milliseconds since 1970; 0 is none.
+type Millis int64
+
+// ToMillis gives t in milliseconds; the zero time is 0.
+func ToMillis(t time.Time) Millis {
+	if t.IsZero() {
+		return 0
+	}
+	return Millis(t.UnixMilli())
+}
+
+// Time gives the time, in UTC; of 0 the zero time.
+func (m Millis) Time() time.Time {
+	if m == 0 {
+		return time.Time{}
+	}
+	return time.UnixMilli(int64(m)).UTC()
 }
 
 // Tokens says what compression did to the prompt.
@@ -155,5 +175,5 @@ func (s *State) Key() string { return s.Tenant + "." + s.ID }
 
 // Expired reports whether the request's deadline has passed.
 func (s *State) Expired(now time.Time) bool {
-	return !s.Deadline.IsZero() && now.After(s.Deadline)
+	return s.Deadline != 0 && now.UnixMilli() > int64(s.Deadline)
 }

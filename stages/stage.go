@@ -42,6 +42,9 @@ type Request struct {
 	// delivered: 1 the first time. More means that somebody may have worked on it.
 	Deliveries int
 
+	// Ticket belongs to the runner.
+	Ticket any
+
 	options *schemas.Options
 }
 
@@ -60,14 +63,15 @@ func (r *Request) Asked() *schemas.Options {
 }
 
 // Decide tells the runner what happens next to a request. It is called exactly
-// once for each, from any goroutine, in any order, also after Run has returned.
+// once for each (the others of a Together are decided with it), from any
+// goroutine, in any order, also after Run has returned.
 type Decide func(*Request, Verdict)
 
 // Stage is one step of the pipeline.
 type Stage interface {
 	// Run works on a slice of requests and decides each, at once or later. It
-	// blocks while the stage cannot take more. When ctx ends, what has begun
-	// is finished and what has not may be decided with GiveBack.
+	// blocks while the stage cannot take more. ctx ends only when the process
+	// must stop at once: a drain finishes what was taken.
 	Run(ctx context.Context, requests []*Request, decide Decide)
 }
 
@@ -89,11 +93,13 @@ type Action int
 const (
 	ActionContinue Action = iota // on to the next stage
 	ActionSkip                   // on to the named stage
-	ActionReply                  // the response is there; the request is done
+	ActionAnswer                 // done: the request's Answer is the response
+	ActionFail                   // done: an error response, as one of the ordinary outcomes
+	ActionReply                  // done: the given bytes are the response, as one that is stored already
 	ActionRetry                  // failed; the same stage tries again later
 	ActionWait                   // not its turn yet; the same stage tries again later, and that is no failure
 	ActionReject                 // cannot be answered: an error response and a dead letter
-	ActionGiveBack               // not begun; any replica may take it
+	ActionTogether               // on to the next stage, in one message with others
 )
 
 // Verdict is what a stage decided.
@@ -101,8 +107,9 @@ type Verdict struct {
 	Action   Action
 	Stage    string        // of ActionSkip
 	Response []byte        // of ActionReply
-	Err      error         // of ActionRetry and ActionReject
+	Err      error         // of ActionFail, ActionRetry and ActionReject
 	After    time.Duration // of ActionRetry and ActionWait; 0 leaves it to the runner
+	With     []*Request    // of ActionTogether: the others
 }
 
 // Continue sends the request on to the next stage.
@@ -111,7 +118,14 @@ func Continue() Verdict { return Verdict{Action: ActionContinue} }
 // SkipTo sends the request to the named stage.
 func SkipTo(stage string) Verdict { return Verdict{Action: ActionSkip, Stage: stage} }
 
-// Reply ends the request with a response.
+// Answer ends the request with its Answer and what is known of it.
+func Answer() Verdict { return Verdict{Action: ActionAnswer} }
+
+// Fail ends the request with an error response. It leaves no dead letter: a
+// deadline, a budget or a cancellation did what it is there for.
+func Fail(err error) Verdict { return Verdict{Action: ActionFail, Err: err} }
+
+// Reply ends the request with a response that is there already.
 func Reply(response []byte) Verdict { return Verdict{Action: ActionReply, Response: response} }
 
 // Retry has the same stage try again after the given time, or the runner's
@@ -127,8 +141,9 @@ func Wait(after time.Duration) Verdict { return Verdict{Action: ActionWait, Afte
 // Reject ends the request with an error response and a dead letter.
 func Reject(err error) Verdict { return Verdict{Action: ActionReject, Err: err} }
 
-// GiveBack returns a request that was not begun, so that another replica may take it.
-func GiveBack() Verdict { return Verdict{Action: ActionGiveBack} }
+// Together sends the request on to the next stage in one message with others
+// of the same tenant and class, which are decided by this too. They settle singly later.
+func Together(others []*Request) Verdict { return Verdict{Action: ActionTogether, With: others} }
 
 func (a Action) String() string {
 	switch a {
@@ -136,6 +151,10 @@ func (a Action) String() string {
 		return "continue"
 	case ActionSkip:
 		return "skip"
+	case ActionAnswer:
+		return "answer"
+	case ActionFail:
+		return "fail"
 	case ActionReply:
 		return "reply"
 	case ActionRetry:
@@ -144,8 +163,8 @@ func (a Action) String() string {
 		return "wait"
 	case ActionReject:
 		return "reject"
-	case ActionGiveBack:
-		return "give_back"
+	case ActionTogether:
+		return "continue"
 	}
 	return fmt.Sprintf("action(%d)", int(a))
 }

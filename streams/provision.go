@@ -168,8 +168,8 @@ func awaitSourcing(ctx context.Context, js jetstream.JetStream, name string) err
 	}
 }
 
-// group is a consumer group: one durable of a stream, and the stage that it feeds.
-type group struct {
+// durable is a consumer group: a durable of a stream, and the stage that it feeds.
+type durable struct {
 	stream string
 	stage  string
 	class  schemas.Class // empty where it brings all classes
@@ -177,12 +177,12 @@ type group struct {
 }
 
 // consumers lists all consumer groups.
-func (l Layout) consumers() []group {
+func (l Layout) consumers() []durable {
 	n, p := l.Names, l.Names.Prefix
-	var list []group
-	add := func(stream, stage, durable, filter string, class schemas.Class) {
-		list = append(list, group{stream, stage, class, jetstream.ConsumerConfig{
-			Durable: durable, FilterSubject: filter,
+	var list []durable
+	add := func(stream, stage, name, filter string, class schemas.Class) {
+		list = append(list, durable{stream, stage, class, jetstream.ConsumerConfig{
+			Durable: name, FilterSubject: filter,
 			AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy,
 			AckWait: AckWait, MaxDeliver: -1, MaxAckPending: maxAckPending,
 		}})
@@ -239,7 +239,7 @@ func sameStream(have, want jetstream.StreamConfig) bool {
 		(want.Duplicates == 0 || have.Duplicates == want.Duplicates)
 }
 
-func ensureConsumer(ctx context.Context, js jetstream.JetStream, g group) error {
+func ensureConsumer(ctx context.Context, js jetstream.JetStream, g durable) error {
 	if _, err := js.CreateOrUpdateConsumer(ctx, g.stream, g.config); err != nil {
 		return fmt.Errorf("setting up consumer %s of stream %s: %w", g.config.Durable, g.stream, explain(err))
 	}

@@ -1,0 +1,47 @@
+package streams
+
+import (
+	"context"
+
+	"github.com/adpa/processor/internal/jsx"
+	"github.com/adpa/processor/schemas"
+	"github.com/adpa/processor/stages"
+)
+
+// doorStep is the runner's own step before compress.
+const doorStep = "door"
+
+// door lets requests in. An id is used once while its response is kept: a
+// request under an id that has its answer gets that one again. Sequences are
+// no ids of applications; they come twice only by redelivery.
+func (r *Runner) door(ctx context.Context, requests []*stages.Request) []stages.Verdict {
+	verdicts := make([]stages.Verdict, len(requests))
+	var subjects []string
+	for _, request := range requests {
+		if request.Deliveries > 1 || request.ID != schemas.SequenceID(request.Sequence) {
+			subjects = append(subjects, r.names.Response(request.Tenant, request.ID))
+		}
+	}
+	if len(subjects) == 0 {
+		return verdicts
+	}
+	stored, err := r.get.Last(ctx, r.names.Responses(), subjects)
+	if err != nil {
+		return verdicts // generate looks again before anything is paid
+	}
+	for i, request := range requests {
+		if m, ok := stored[r.names.Response(request.Tenant, request.ID)]; ok {
+			verdicts[i] = stages.Reply(answerAgain(request, m))
+		}
+	}
+	return verdicts
+}
+
+// answerAgain gives the stored response to a request under the same id, marked
+// if it is that of another body.
+func answerAgain(request *stages.Request, stored jsx.Stored) []byte {
+	if hash := stored.Header.Get(HeaderBody); hash != "" && hash != request.BodyHash {
+		return schemas.WithConflict(stored.Data)
+	}
+	return stored.Data
+}

@@ -1,0 +1,398 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"hash/fnv"
+	"strconv"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/adpa/processor/internal/jsx"
+	"github.com/adpa/processor/schemas"
+	"github.com/adpa/processor/stages"
+)
+
+const (
+	// payloadReserve is what a request must leave of a message's room, for the
+	// state and headers of its hand-offs.
+	payloadReserve = 64 << 10
+	// inMemoryWait is the longest wait for which a message keeps its place
+	// among the unacknowledged; what waits longer goes to the later stream.
+	inMemoryWait = 30 * time.Second
+	// publishFirst and publishMost bound the growing wait between attempts of a
+	// publish that the server did not take.
+	publishFirst = 20 * time.Millisecond
+	publishMost  = 2 * time.Second
+	// publishSlice bounds what is published before the acknowledgements are looked at.
+	publishSlice = 512
+)
+
+// outcome is a verdict on its way to be carried out.
+type outcome struct {
+	item     *item
+	verdict  stages.Verdict
+	messages []*nats.Msg              // what it has published, once that is known
+	futures  []jetstream.PubAckFuture // of the messages, once published
+	tries    int                      // publishes that failed so far
+}
+
+// publish carries out verdicts until ctx ends: it publishes what they ask for,
+// as much at a time as is there, awaits the acknowledgements and settles the inputs.
+func (r *Runner) publish(ctx context.Context) {
+	awaiting := make(chan outcome, asyncPending)
+	failed := make(chan outcome, asyncPending)
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		for o := range awaiting {
+			r.await(ctx, o, failed)
+		}
+	}()
+	var again []outcome
+	var retry <-chan time.Time
+	for {
+		select {
+		case <-ctx.Done():
+			close(awaiting)
+			<-done
+			return
+		case o := <-r.decided:
+			r.publishAll(ctx, r.gather(o), awaiting)
+		case o := <-failed:
+			again = append(again, o)
+			if retry == nil {
+				retry = time.After(backoff(o.tries, publishFirst, publishMost))
+			}
+		case <-retry:
+			r.publishAll(ctx, again, awaiting)
+			again, retry = nil, nil
+		}
+	}
+}
+
+// gather takes what else has been decided by now.
+func (r *Runner) gather(first outcome) []outcome {
+	list := append(make([]outcome, 0, 64), first)
+	for len(list) < publishSlice {
+		select {
+		case o := <-r.decided:
+			list = append(list, o)
+		default:
+			return list
+		}
+	}
+	return list
+}
+
+func (r *Runner) publishAll(ctx context.Context, list []outcome, awaiting chan<- outcome) {
+	stored := r.storedResponses(ctx, list)
+	for _, o := range list {
+		switch {
+		case o.tries > 0: // the same messages again
+		case replies(o.verdict) && stored[r.responseSubject(o.item)]:
+			o.verdict = stages.Verdict{Action: actionDone}
+		default:
+			o.messages = r.build(&o)
+		}
+		o.futures = o.futures[:0]
+		for _, m := range o.messages {
+			o.futures = append(o.futures, r.publishAsync(m))
+		}
+		select {
+		case awaiting <- o:
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// actionDone settles a request for which nothing is left to publish.
+const actionDone stages.Action = -1
+
+// replies reports whether a verdict makes a new response.
+func replies(v stages.Verdict) bool {
+	return v.Action == stages.ActionAnswer || v.Action == stages.ActionFail || v.Action == stages.ActionReject
+}
+
+// storedResponses finds which of the replies that are not the first attempt at
+// their request are stored already. A publish that the stream refuses would
+// still reach plain subscribers, who would see two answers.
+func (r *Runner) storedResponses(ctx context.Context, list []outcome) map[string]bool {
+	var subjects []string
+	for _, o := range list {
+		if replies(o.verdict) && o.item.request.Deliveries > 1 && o.tries == 0 {
+			subjects = append(subjects, r.responseSubject(o.item))
+		}
+	}
+	if len(subjects) == 0 {
+		return nil
+	}
+	found, err := r.get.Last(ctx, r.names.Responses(), subjects)
+	if err != nil {
+		return nil // the compare-and-swap decides all the same
+	}
+	stored := make(map[string]bool, len(found))
+	for subject := range found {
+		stored[subject] = true
+	}
+	return stored
+}
+
+func (r *Runner) responseSubject(it *item) string {
+	tenant := it.request.Tenant
+	if it.answerAs != "" {
+		tenant = it.answerAs
+	}
+	return r.names.Response(tenant, it.request.ID)
+}
+
+// failedFuture is a publish that did not even leave.
+type failedFuture struct {
+	jetstream.PubAckFuture
+	err chan error
+}
+
+func (f failedFuture) Ok() <-chan *jetstream.PubAck { return nil }
+func (f failedFuture) Err() <-chan error            { return f.err }
+
+func (r *Runner) publishAsync(m *nats.Msg) jetstream.PubAckFuture {
+	future, err := r.js.PublishMsgAsync(m, jetstream.WithStallWait(5*time.Second))
+	if err != nil {
+		failed := failedFuture{err: make(chan error, 1)}
+		failed.err <- err
+		return failed
+	}
+	return future
+}
+
+// await waits for the acknowledgements of one outcome, then settles it or has
+// it published again. It never waits for long: a publish times out.
+func (r *Runner) await(ctx context.Context, o outcome, failed chan<- outcome) {
+	var failure error
+	for _, future := range o.futures {
+		select {
+		case <-future.Ok():
+		case err := <-future.Err():
+			if !jsx.IsWrongLastSequence(err) && (failure == nil || final(err)) { // else it was stored before: done
+				failure = err
+			}
+		case <-ctx.Done():
+			return
+		}
+	}
+	if failure == nil {
+		r.settle(o)
+		return
+	}
+	if final(failure) {
+		r.shrink(&o)
+	}
+	o.tries++
+	r.cfg.Metrics.publishFailed(stageName(r.steps[o.item.step].Name))
+	select {
+	case failed <- o:
+	case <-ctx.Done():
+	}
+}
+
+// final reports whether publishing the same message again cannot succeed.
+func final(err error) bool {
+	var api *jetstream.APIError
+	return errors.Is(err, nats.ErrMaxPayload) || errors.As(err, &api) && api.ErrorCode == 10054
+}
+
+// shrink replaces an outcome whose message is too large by one that fits: an
+// error that says so.
+func (r *Runner) shrink(o *outcome) {
+	request := &o.item.request
+	request.Answer, request.Original = nil, nil
+	o.verdict = stages.Reject(schemas.Typed(&schemas.Error{
+		Type: schemas.ResourceOptimizationType, Code: schemas.CodeTooLarge,
+		Message: "the request and its answer together are larger than a message may be",
+		Details: map[string]any{"limit": r.cfg.MaxPayload},
+	}))
+	o.messages = r.build(o)
+}
+
+// build makes what a verdict has published: a hand-off, a response, or a dead
+// letter beside its error response.
+func (r *Runner) build(o *outcome) []*nats.Msg {
+	it, v := o.item, o.verdict
+	stage := r.steps[it.step].Name
+	switch v.Action {
+	case stages.ActionContinue, stages.ActionTogether:
+		next, _ := stages.Next(stage)
+		return r.handoff(o, next)
+	case stages.ActionSkip:
+		if v.Stage == stages.Generate { // back against the stream: another attempt
+			it.request.Attempt++
+		}
+		return r.handoff(o, v.Stage)
+	case stages.ActionAnswer:
+		return r.answer(o)
+	case stages.ActionFail:
+		return []*nats.Msg{r.errorResponse(it, v.Err)}
+	case stages.ActionReply:
+		return []*nats.Msg{r.response(it, v.Response)}
+	case stages.ActionReject:
+		return []*nats.Msg{r.deadLetter(it, v.Err), r.errorResponse(it, v.Err)}
+	case stages.ActionRetry:
+		return r.retry(o, stage)
+	case stages.ActionWait:
+		return r.wait(o, stage)
+	}
+	return nil
+}
+
+// stageName is the stage that an application is told; the door is part of compress.
+func stageName(step string) string {
+	if step == doorStep {
+		return stages.Compress
+	}
+	return step
+}
+
+// retry has the stage try again: a request that came alone keeps its place and
+// is delivered again; one that came in a batch goes on as a batch of one. Past
+// the last attempt it is rejected with what went wrong.
+func (r *Runner) retry(o *outcome, stage string) []*nats.Msg {
+	it := o.item
+	if failures(&it.request)+1 >= r.cfg.MaxDeliver {
+		o.verdict = stages.Reject(o.verdict.Err)
+		return r.build(o)
+	}
+	after := o.verdict.After
+	if after <= 0 {
+		after = backoff(failures(&it.request)+1, 500*time.Millisecond, inMemoryWait)
+	}
+	if stageName(stage) == stages.Compress || it.from.requests == 1 && after <= inMemoryWait {
+		o.verdict.After = min(after, inMemoryWait)
+		return nil // settled with a delayed negative acknowledgement
+	}
+	it.request.Failures = failures(&it.request) + 1
+	return r.again(o, stage, after)
+}
+
+// wait has the stage look again later. It counts as no failure, so the request
+// is published anew: its deliveries begin at one again.
+func (r *Runner) wait(o *outcome, stage string) []*nats.Msg {
+	request := &o.item.request
+	after := max(o.verdict.After, time.Millisecond)
+	if stageName(stage) == stages.Compress || request.NotBefore.Time().After(time.Now()) && after <= inMemoryWait && o.item.from.requests == 1 {
+		o.verdict = stages.Verdict{Action: stages.ActionRetry, After: after} // came before its time: its place is kept
+		return nil
+	}
+	request.Failures = failures(request)
+	return r.again(o, stage, after)
+}
+
+// again publishes the request anew to its own stage, not to be worked before
+// the given time has passed.
+func (r *Runner) again(o *outcome, stage string, after time.Duration) []*nats.Msg {
+	request := &o.item.request
+	request.Attempt++
+	o.verdict = stages.SkipTo(stage)
+	due := time.Now().Add(after)
+	if after > inMemoryWait {
+		request.NotBefore = 0
+		return r.later(o, stage, due)
+	}
+	request.NotBefore = schemas.ToMillis(due)
+	return r.handoffTo(o, r.names.Handoff(stage, request.Class, request.Tenant), stage)
+}
+
+// handoff makes the message to the next stage: one request, or the batch that
+// the verdict names.
+func (r *Runner) handoff(o *outcome, stage string) []*nats.Msg {
+	request := &o.item.request
+	request.NotBefore, request.Failures = 0, 0
+	return r.handoffTo(o, r.names.Handoff(stage, request.Class, request.Tenant), stage)
+}
+
+func (r *Runner) handoffTo(o *outcome, subject, stage string) []*nats.Msg {
+	m := &nats.Msg{Subject: subject, Header: nats.Header{
+		HeaderVersion:         handoffVersion,
+		jetstream.MsgIDHeader: []string{handoffID(stage, o)},
+	}}
+	data, err := r.encode(make([]byte, 0, r.sizeOf(o)), &o.item.request)
+	for _, other := range o.verdict.With {
+		if err == nil {
+			data, err = r.encode(data, other)
+		}
+	}
+	if err != nil { // a state that JSON has no form for
+		o.verdict = stages.Reject(err)
+		return r.build(o)
+	}
+	m.Data = data
+	return []*nats.Msg{m}
+}
+
+var handoffVersion = []string{strconv.Itoa(schemas.HandoffVersion)}
+
+// handoffID is what makes the server drop a hand-off that was published before.
+func handoffID(stage string, o *outcome) string {
+	request := &o.item.request
+	id := stage + "/" + request.Tenant + "/" + request.ID + "/" + strconv.Itoa(request.Attempt)
+	if len(o.verdict.With) == 0 {
+		return id
+	}
+	members := fnv.New64a()
+	for _, other := range o.verdict.With {
+		_, _ = members.Write([]byte(other.ID))
+		_, _ = members.Write([]byte{'/', byte(other.Attempt)})
+	}
+	return id + "+" + strconv.FormatUint(members.Sum64(), 36)
+}
+
+func (r *Runner) sizeOf(o *outcome) int {
+	size := requestSize(&o.item.request)
+	for _, other := range o.verdict.With {
+		size += requestSize(other)
+	}
+	return size
+}
+
+// stateSize is what the state line of a hand-off may need.
+const stateSize = 1024
+
+func requestSize(request *stages.Request) int {
+	return len(request.Body) + len(request.Original) + len(request.Answer) + len(request.Options) + stateSize
+}
+
+// encode appends a request. One that has grown too large leaves behind what
+// can be had elsewhere: the original body, then the answer, which is recorded.
+func (r *Runner) encode(data []byte, request *stages.Request) ([]byte, error) {
+	h := request.Handoff
+	if requestSize(request) > r.cfg.MaxPayload {
+		h.Original = nil
+	}
+	if len(h.Body)+len(h.Answer)+stateSize > r.cfg.MaxPayload && h.Answer != nil {
+		h.Answer, h.AnswerRecorded = nil, true
+	}
+	return schemas.AppendHandoff(data, &h)
+}
+
+func (r *Runner) answer(o *outcome) []*nats.Msg {
+	body, err := schemas.AnswerResponse(&o.item.request.Handoff)
+	if err != nil {
+		o.verdict = stages.Reject(err)
+		return r.build(o)
+	}
+	return []*nats.Msg{r.response(o.item, body)}
+}
+
+func (r *Runner) errorResponse(it *item, err error) *nats.Msg {
+	return r.response(it, schemas.ErrorResponse(&it.request.State, stageName(r.steps[it.step].Name), err))
+}
+
+// response makes the one response to a request: stored only if none is.
+func (r *Runner) response(it *item, body []byte) *nats.Msg {
+	return &nats.Msg{Subject: r.responseSubject(it), Data: body, Header: nats.Header{
+		jetstream.ExpectedLastSubjSeqHeader: []string{"0"},
+		HeaderBody:                          []string{it.request.BodyHash},
+	}}
+}

@@ -1,0 +1,305 @@
+package streams
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/adpa/processor/internal/jsx"
+	"github.com/adpa/processor/schemas"
+	"github.com/adpa/processor/stages"
+)
+
+// Step is one stage in a runner.
+type Step struct {
+	Name    string
+	Stage   stages.Stage
+	Workers int // slices worked on at once; default 1
+	Slice   int // requests in a slice at most; default 256
+}
+
+// RunnerConfig configures a Runner.
+type RunnerConfig struct {
+	Layout     Layout
+	MaxDeliver int // failures of one request before it is given up; default 5
+	Capacity   int // requests held at once; default 1024
+	MaxPayload int // the server's limit on a message, in bytes
+
+	// Recorded finds answers that were too large to travel with their requests.
+	Recorded func(ctx context.Context, tenant, id string) (answer []byte, err error)
+	Metrics  *Metrics
+}
+
+// asyncPending bounds the messages of a runner that were published and not yet
+// acknowledged by the server.
+const asyncPending = 4096
+
+// Runner runs one group of neighbouring stages: it pulls what waits for any of
+// them, has them work on it in slices, publishes what they decided and
+// acknowledges what it took, in that order.
+type Runner struct {
+	cfg   RunnerConfig
+	names Names
+	nc    *nats.Conn
+	js    jetstream.JetStream
+	get   *jsx.Getter
+	steps []*step
+
+	decided chan outcome
+
+	mu    sync.Mutex
+	held  int // requests taken and not settled
+	freed chan struct{}
+	open  map[*delivery]struct{}
+}
+
+type step struct {
+	Step
+	queue *queue
+}
+
+// NewRunner makes a runner for a group of neighbouring stages, in order.
+func NewRunner(nc *nats.Conn, cfg RunnerConfig, steps []Step) (*Runner, error) {
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(asyncPending), jetstream.WithPublishAsyncTimeout(10*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("opening JetStream: %w", err)
+	}
+	get, err := jsx.NewGetter(nc)
+	if err != nil {
+		return nil, err
+	}
+	if cfg.MaxDeliver <= 0 {
+		cfg.MaxDeliver = 5
+	}
+	if cfg.Capacity <= 0 {
+		cfg.Capacity = 1024
+	}
+	if cfg.Metrics == nil {
+		cfg.Metrics = NewMetrics()
+	}
+	r := &Runner{
+		cfg: cfg, names: cfg.Layout.Names, nc: nc, js: js, get: get,
+		decided: make(chan outcome, asyncPending),
+		freed:   make(chan struct{}, 1), open: map[*delivery]struct{}{},
+	}
+	r.addSteps(steps)
+	return r, nil
+}
+
+// addSteps makes the steps; before compress, requests pass the door.
+func (r *Runner) addSteps(list []Step) {
+	for _, s := range list {
+		if s.Name == stages.Compress {
+			r.steps = append(r.steps, &step{Step: Step{Name: doorStep, Stage: stages.Func(r.door), Workers: 1, Slice: s.Slice}})
+		}
+		r.steps = append(r.steps, &step{Step: s})
+	}
+	for _, s := range r.steps {
+		s.Workers = max(s.Workers, 1)
+		if s.Slice <= 0 {
+			s.Slice = 256
+		}
+	}
+}
+
+// Run works until ctx ends, then finishes what it took and returns.
+func (r *Runner) Run(ctx context.Context) error {
+	defer r.get.Close()
+	sources := r.sources()
+	for _, s := range r.steps {
+		s.queue = newQueue(len(sources))
+	}
+	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopWork()
+
+	var background, pulling, working sync.WaitGroup
+	background.Go(func() { r.publish(work) })
+	background.Go(func() { r.keepAlive(work) })
+	for i, s := range r.steps {
+		for range s.Workers {
+			working.Go(func() { r.work(work, i) })
+		}
+	}
+	for _, s := range sources {
+		pulling.Go(func() { s.run(ctx) })
+	}
+
+	pulling.Wait() // ends with ctx
+	r.awaitSettled()
+	for _, s := range r.steps {
+		s.queue.close()
+	}
+	working.Wait()
+	stopWork()
+	background.Wait()
+	if err := r.nc.FlushTimeout(5 * time.Second); err != nil && !r.nc.IsClosed() {
+		return fmt.Errorf("flushing acknowledgements: %w", err)
+	}
+	return nil
+}
+
+// sources lists what feeds the group: the consumers of all its stages, so that
+// what waits in the streams of inner stages is worked too.
+func (r *Runner) sources() []*source {
+	var list []*source
+	for _, d := range r.cfg.Layout.consumers() {
+		enters := d.stage
+		if d.stream == r.names.Requests() {
+			enters = doorStep
+		}
+		if i := slices.IndexFunc(r.steps, func(s *step) bool { return s.Name == enters }); i >= 0 {
+			list = append(list, &source{runner: r, durable: d, lane: len(list), step: i})
+		}
+	}
+	return list
+}
+
+// work gives slices of what waits for a step to its stage.
+func (r *Runner) work(ctx context.Context, index int) {
+	s := r.steps[index]
+	for {
+		items := s.queue.take(s.Slice)
+		if len(items) == 0 {
+			return
+		}
+		now := time.Now()
+		requests := make([]*stages.Request, len(items))
+		for i, it := range items {
+			it.started = now
+			requests[i] = &it.request
+		}
+		s.Stage.Run(ctx, requests, r.decide)
+	}
+}
+
+// decide takes a stage's verdict on a request: on to the group's next step
+// where that comes next, else to the publisher.
+func (r *Runner) decide(request *stages.Request, verdict stages.Verdict) {
+	it := request.Ticket.(*item)
+	r.stamp(it, verdict)
+	next, inside := r.nextStep(it.step, verdict)
+	if !inside {
+		r.decided <- outcome{item: it, verdict: verdict}
+		return
+	}
+	r.enter(next, it)
+	for _, other := range verdict.With {
+		also := other.Ticket.(*item)
+		r.stamp(also, verdict)
+		r.enter(next, also)
+	}
+}
+
+func (r *Runner) enter(step int, it *item) {
+	it.step, it.entered = step, time.Now()
+	r.steps[step].queue.push(it)
+}
+
+// stamp notes how long the request waited for the step and ran in it.
+func (r *Runner) stamp(it *item, verdict stages.Verdict) {
+	s := r.steps[it.step]
+	if s.Name == doorStep {
+		return
+	}
+	now := time.Now()
+	queued, ran := it.started.Sub(it.entered), now.Sub(it.started)
+	it.request.Stages = append(it.request.Stages, schemas.Timing{Stage: s.Name, QueuedMS: milliseconds(queued), RanMS: milliseconds(ran)})
+	r.cfg.Metrics.decided(s.Name, it.request.Class, verdict.Action, queued, ran)
+}
+
+func milliseconds(d time.Duration) float64 { return float64(max(d, 0).Microseconds()) / 1000 }
+
+// nextStep gives the step of this group that a verdict leads to.
+func (r *Runner) nextStep(from int, verdict stages.Verdict) (step int, inside bool) {
+	switch verdict.Action {
+	case stages.ActionContinue, stages.ActionTogether:
+		return from + 1, from+1 < len(r.steps)
+	case stages.ActionSkip:
+		for i, s := range r.steps {
+			if s.Name == verdict.Stage {
+				return i, true
+			}
+		}
+	}
+	return 0, false
+}
+
+// free gives how many more requests may be taken, and waits while that is none.
+// It gives 0 when ctx ends.
+func (r *Runner) free(ctx context.Context) int {
+	for ctx.Err() == nil {
+		r.mu.Lock()
+		free := r.cfg.Capacity - r.held
+		r.mu.Unlock()
+		if free > 0 {
+			r.wake() // another source may be waiting too
+			return free
+		}
+		select {
+		case <-r.freed:
+		case <-ctx.Done():
+		}
+	}
+	return 0
+}
+
+func (r *Runner) hold(d *delivery, requests int) {
+	r.mu.Lock()
+	r.held += requests
+	r.open[d] = struct{}{}
+	r.mu.Unlock()
+}
+
+func (r *Runner) release(d *delivery) {
+	r.mu.Lock()
+	r.held -= d.requests
+	delete(r.open, d)
+	r.mu.Unlock()
+	r.wake()
+}
+
+func (r *Runner) wake() {
+	select {
+	case r.freed <- struct{}{}:
+	default:
+	}
+}
+
+// awaitSettled waits until everything that was taken is settled.
+func (r *Runner) awaitSettled() {
+	for {
+		r.mu.Lock()
+		open := len(r.open)
+		r.mu.Unlock()
+		if open == 0 {
+			return
+		}
+		<-r.freed
+	}
+}
+
+// keepAlive tells the server about messages that take long, so that nobody
+// else gets them, until ctx ends.
+func (r *Runner) keepAlive(ctx context.Context) {
+	ticker := time.NewTicker(AckWait / 3)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			r.mu.Lock()
+			for d := range r.open {
+				if now.Sub(d.taken) > AckWait/6 {
+					_ = d.msg.InProgress() // lost ones are redelivered, which every stage expects
+				}
+			}
+			r.mu.Unlock()
+		}
+	}
+}

@@ -1,0 +1,103 @@
+package streams
+
+import (
+	"context"
+	"errors"
+	"log/slog"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+const (
+	// pullExpiry bounds one pull, and with it how long a drain waits for sources.
+	pullExpiry = time.Second
+	// pullBase is what an idle source asks for, so that many idle ones do not
+	// take more than can be worked; a busy one doubles it up to what is free.
+	pullBase = 4
+)
+
+// source pulls the messages of one consumer group into the runner.
+type source struct {
+	runner  *Runner
+	durable durable
+	lane    int
+	step    int
+
+	requests int // that a message brings, on average; 1 where they come singly
+}
+
+// run pulls until ctx ends. A consumer that vanished is made again.
+func (s *source) run(ctx context.Context) {
+	want := pullBase
+	failures := 0
+	var consumer jetstream.Consumer
+	for ctx.Err() == nil {
+		free := s.runner.free(ctx)
+		if free <= 0 {
+			return // ctx ended
+		}
+		if consumer == nil {
+			var err error
+			if consumer, err = s.runner.js.Consumer(ctx, s.durable.stream, s.durable.config.Durable); err != nil {
+				failures++
+				s.recover(ctx, err, failures)
+				continue
+			}
+		}
+		n := min(want, max(1, free/max(1, s.requests)))
+		got, err := s.pull(consumer, n)
+		if err != nil {
+			failures++
+			consumer = nil
+			s.recover(ctx, err, failures)
+			continue
+		}
+		failures = 0
+		if got == n {
+			want = min(2*want, s.runner.cfg.Capacity)
+		} else {
+			want = pullBase
+		}
+	}
+}
+
+// pull takes up to n messages, each handed on as it arrives.
+func (s *source) pull(consumer jetstream.Consumer, n int) (got int, err error) {
+	batch, err := consumer.Fetch(n, jetstream.FetchMaxWait(pullExpiry))
+	if err != nil {
+		return 0, err
+	}
+	requests := 0
+	for msg := range batch.Messages() {
+		got++
+		requests += s.runner.receive(s, msg)
+	}
+	if got > 0 {
+		s.requests = (s.requests + requests/got + 1) / 2
+	}
+	if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoMessages) {
+		return got, err
+	}
+	return got, nil
+}
+
+// recover waits a growing time and sets the consumer up again where it is gone.
+func (s *source) recover(ctx context.Context, err error, failures int) {
+	if ctx.Err() != nil || errors.Is(err, nats.ErrConnectionClosed) {
+		return
+	}
+	if failures == 1 || failures%20 == 0 {
+		slog.Warn("pulling failed, trying again", "stream", s.durable.stream, "consumer", s.durable.config.Durable, "failures", failures, "error", err)
+	}
+	sleep(ctx, backoff(failures, 50*time.Millisecond, 5*time.Second))
+	if ctx.Err() != nil {
+		return
+	}
+	if err := ensureConsumer(ctx, s.runner.js, s.durable); errors.Is(err, jetstream.ErrStreamNotFound) {
+		if err := Provision(ctx, s.runner.js, s.runner.cfg.Layout); err != nil {
+			slog.Warn("setting up streams failed", "error", err)
+		}
+	}
+}
