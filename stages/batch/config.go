@@ -1,0 +1,34 @@
+// Package batch groups requests that may be generated together.
+package batch
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/adpa/processor/internal/units"
+)
+
+// Config is the section batch: of the configuration.
+type Config struct {
+	// MaxBatchSize is how many requests a batch holds at most. Default 10.
+	MaxBatchSize int `yaml:"max_batch_size"`
+	// Timeout is how long a request waits at most for others of its kind while
+	// all workers are busy; it waits not at all while one is idle. Default 1s.
+	Timeout units.Duration `yaml:"timeout"`
+}
+
+// DefaultConfig gives the defaults.
+func DefaultConfig() Config {
+	return Config{MaxBatchSize: 10, Timeout: units.Duration(time.Second)}
+}
+
+// Validate reports the first setting that cannot be used: its key, and what would be right.
+func (c Config) Validate() error {
+	if c.MaxBatchSize < 1 || c.MaxBatchSize > 1000 {
+		return fmt.Errorf("max_batch_size: %d is not within 1 and 1000", c.MaxBatchSize)
+	}
+	if c.Timeout.Std() > 10*time.Minute {
+		return fmt.Errorf("timeout: %v is more than 10m", c.Timeout)
+	}
+	return nil
+}
