@@ -34,36 +34,36 @@ type Encoding struct {
 	vocab *vocabulary
 }
 
-// encoding is the recipe of an Encoding: where its ranks are, and how text is
-// cut into the pieces within which bytes are merged.
-type encoding struct {
-	ranks string
-	next  func(text []byte, start int) int
+// encodings are made at their first use, once.
+var encodings = map[string]func() (*Encoding, error){
+	O200kBase:  once(O200kBase, "o200k_base.tiktoken", nextO200k),
+	CL100kBase: once(CL100kBase, "cl100k_base.tiktoken", nextCL100k),
+	P50kBase:   once(P50kBase, "p50k_base.tiktoken", nextP50k),
+	P50kEdit:   once(P50kEdit, "p50k_base.tiktoken", nextP50k),
+	R50kBase:   once(R50kBase, "r50k_base.tiktoken", nextP50k),
+	GPT2:       once(GPT2, "r50k_base.tiktoken", nextP50k),
 }
 
-var encodings = map[string]encoding{
-	O200kBase:  {ranks: "o200k_base.tiktoken", next: nextO200k},
-	CL100kBase: {ranks: "cl100k_base.tiktoken", next: nextCL100k},
-	P50kBase:   {ranks: "p50k_base.tiktoken", next: nextP50k},
-	P50kEdit:   {ranks: "p50k_base.tiktoken", next: nextP50k},
-	R50kBase:   {ranks: "r50k_base.tiktoken", next: nextP50k},
-	GPT2:       {ranks: "r50k_base.tiktoken", next: nextP50k},
+func once(name, ranks string, next func(text []byte, start int) int) func() (*Encoding, error) {
+	return sync.OnceValues(func() (*Encoding, error) {
+		fillClasses()
+		vocab, err := vocabularies[ranks]()
+		if err != nil {
+			return nil, fmt.Errorf("loading encoding %s: %w", name, err)
+		}
+		return &Encoding{name: name, next: next, vocab: vocab}, nil
+	})
 }
 
 // Load returns the encoding of that name. The first call for an encoding
-// builds its tables (tens of milliseconds, up to about 20 MB); later calls, and
-// encodings with the same vocabulary, share them.
+// builds its tables (see BenchmarkLoad: 25 to 150 ms, 5 to 21 MB); later calls
+// return the same Encoding, and encodings with the same vocabulary share it.
 func Load(name string) (*Encoding, error) {
-	recipe, ok := encodings[name]
+	load, ok := encodings[name]
 	if !ok {
 		return nil, fmt.Errorf("unknown encoding %q: use one of %s", name, strings.Join(Names(), ", "))
 	}
-	fillClasses()
-	vocab, err := vocabularies[recipe.ranks]()
-	if err != nil {
-		return nil, fmt.Errorf("loading encoding %s: %w", name, err)
-	}
-	return &Encoding{name: name, next: recipe.next, vocab: vocab}, nil
+	return load()
 }
 
 // Names lists the encodings that Load knows, sorted.
@@ -150,16 +150,16 @@ var scratches = sync.Pool{New: func() any { return new(scratch) }}
 const maxScratch = 1 << 20
 
 func (s *scratch) release() {
-	if cap(s.tokens) > maxScratch {
-		s.tokens = nil
-	}
-	if cap(s.blocked) > maxScratch {
-		s.blocked = nil
-	}
-	if cap(s.text) > maxScratch {
-		s.text = nil
-	}
+	s.tokens, s.blocked, s.text = bounded(s.tokens), bounded(s.blocked), bounded(s.text)
 	scratches.Put(s)
+}
+
+// bounded returns buf if it is small enough to be kept, and else nil.
+func bounded[E any](buf []E) []E {
+	if cap(buf) > maxScratch {
+		return nil
+	}
+	return buf
 }
 
 // valid returns text itself if it is valid UTF-8, and else a copy with U+FFFD

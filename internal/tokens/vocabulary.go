@@ -43,12 +43,16 @@ const (
 	tokenBits = 21
 )
 
-// vocabularies loads each file of ranks at its first use, once.
+// vocabularies are loaded at their first use, once.
 var vocabularies = map[string]func() (*vocabulary, error){
-	"o200k_base.tiktoken":  sync.OnceValues(func() (*vocabulary, error) { return loadVocabulary("o200k_base.tiktoken") }),
-	"cl100k_base.tiktoken": sync.OnceValues(func() (*vocabulary, error) { return loadVocabulary("cl100k_base.tiktoken") }),
-	"p50k_base.tiktoken":   sync.OnceValues(func() (*vocabulary, error) { return loadVocabulary("p50k_base.tiktoken") }),
-	"r50k_base.tiktoken":   sync.OnceValues(func() (*vocabulary, error) { return loadVocabulary("r50k_base.tiktoken") }),
+	"o200k_base.tiktoken":  vocabularyOnce("o200k_base.tiktoken"),
+	"cl100k_base.tiktoken": vocabularyOnce("cl100k_base.tiktoken"),
+	"p50k_base.tiktoken":   vocabularyOnce("p50k_base.tiktoken"),
+	"r50k_base.tiktoken":   vocabularyOnce("r50k_base.tiktoken"),
+}
+
+func vocabularyOnce(file string) func() (*vocabulary, error) {
+	return sync.OnceValues(func() (*vocabulary, error) { return loadVocabulary(file) })
 }
 
 // loadVocabulary reads the ranks that come with tiktoken-go's offline loader.
