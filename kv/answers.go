@@ -1,0 +1,124 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/go-json-experiment/json/jsontext"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/adpa/processor/internal/jsx"
+	"github.com/adpa/processor/schemas"
+)
+
+// Record says that a request was paid: by which call, for what, and what was
+// answered. It is written before anything else is done with the answer.
+type Record struct {
+	Call     string         `json:"call"`
+	Model    string         `json:"model"`
+	Provider string         `json:"provider"`
+	Calls    int            `json:"calls"` // made for the request so far
+	Usage    schemas.Usage  `json:"usage"`
+	CostUSD  float64        `json:"cost_usd"`
+	Answer   jsontext.Value `json:"answer"`
+}
+
+// ErrRecorded is a record that another call made first.
+var ErrRecorded = errors.New("the request has a recorded answer")
+
+// Answers are the recorded answers, in the bucket answers. It is safe for
+// concurrent use.
+type Answers struct {
+	nc     *nats.Conn
+	js     jetstream.JetStream
+	get    *jsx.Getter
+	bucket string
+}
+
+// NewAnswers opens the bucket. Close ends it.
+func NewAnswers(nc *nats.Conn, l Layout) (*Answers, error) {
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(1024), jetstream.WithPublishAsyncTimeout(10*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("opening JetStream: %w", err)
+	}
+	get, err := jsx.NewGetter(nc)
+	if err != nil {
+		return nil, err
+	}
+	return &Answers{nc: nc, js: js, get: get, bucket: l.Bucket(BucketAnswers)}, nil
+}
+
+// Close ends the reads.
+func (a *Answers) Close() { a.get.Close() }
+
+func (a *Answers) subject(key string) string { return "$KV." + a.bucket + "." + key }
+
+// Find gives the records of those keys (tenant.id) that have one. What was
+// written a moment ago on another server may be missed: see FindNow.
+func (a *Answers) Find(ctx context.Context, keys []string) (map[string]Record, error) {
+	subjects := make([]string, len(keys))
+	for i, key := range keys {
+		subjects[i] = a.subject(key)
+	}
+	found, err := a.get.Last(ctx, "KV_"+a.bucket, subjects)
+	if err != nil {
+		return nil, fmt.Errorf("looking for recorded answers: %w", err)
+	}
+	records := make(map[string]Record, len(found))
+	for subject, m := range found {
+		if record, ok := readRecord(m); ok {
+			records[subject[len(a.subject("")):]] = record
+		}
+	}
+	return records, nil
+}
+
+// FindNow gives the record of one key as the bucket's leader holds it.
+func (a *Answers) FindNow(ctx context.Context, key string) (Record, bool, error) {
+	m, found, err := jsx.LastFromLeader(ctx, a.nc, "KV_"+a.bucket, a.subject(key))
+	if err != nil || !found {
+		return Record{}, false, err
+	}
+	record, ok := readRecord(m)
+	return record, ok, nil
+}
+
+// readRecord decodes a stored record; a deleted or damaged one is none.
+func readRecord(m jsx.Stored) (Record, bool) {
+	var record Record
+	if m.Header.Get("KV-Operation") != "" || json.Unmarshal(m.Data, &record) != nil || len(record.Answer) == 0 {
+		return Record{}, false
+	}
+	return record, true
+}
+
+// Create writes the record of a key unless it has one: then ErrRecorded. Other
+// errors leave the outcome unknown; the same Create may be tried again.
+func (a *Answers) Create(ctx context.Context, key string, record Record) error {
+	value, err := json.Marshal(&record)
+	if err != nil {
+		return fmt.Errorf("encoding the record of %s: %w", key, err)
+	}
+	future, err := a.js.PublishMsgAsync(&nats.Msg{
+		Subject: a.subject(key), Data: value,
+		Header: nats.Header{jetstream.ExpectedLastSubjSeqHeader: []string{"0"}},
+	}, jetstream.WithStallWait(5*time.Second))
+	if err != nil {
+		return fmt.Errorf("recording the answer of %s: %w", key, err)
+	}
+	select {
+	case <-future.Ok():
+		return nil
+	case err := <-future.Err():
+		if jsx.IsWrongLastSequence(err) {
+			return ErrRecorded
+		}
+		return fmt.Errorf("recording the answer of %s: %w", key, err)
+	case <-ctx.Done():
+		return ctx.Err()
+	}
+}

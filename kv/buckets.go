@@ -1,0 +1,91 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// The buckets, by what stands behind the prefix in their names.
+const (
+	BucketCache     = "cache"
+	BucketAnswers   = "answers"
+	BucketLeases    = "leases"
+	BucketTemplates = "templates"
+	BucketModels    = "models"
+	BucketCancelled = "cancelled"
+)
+
+const (
+	cancelledFor   = time.Hour
+	cancelledBytes = 64 << 20
+	leasesBytes    = 256 << 20
+	templatesBytes = 256 << 20
+	modelsBytes    = 64 << 20
+	// markerTTL is how long the marker of a deleted or expired key stays, so
+	// that a watch that was cut off for a while still learns of it.
+	markerTTL = time.Hour
+	// templateHistory is how many revisions of a template can be pinned.
+	templateHistory = 64
+)
+
+// Layout is what Provision sets up.
+type Layout struct {
+	Prefix       string
+	Replicas     int
+	AnswersBytes int64
+	AnswersAge   time.Duration // as long as responses are kept
+	CacheBytes   int64
+}
+
+// Bucket is the full name of a bucket.
+func (l Layout) Bucket(name string) string { return l.Prefix + "_" + name }
+
+// Provision sets up all buckets but those of the budgets. It is idempotent.
+func Provision(ctx context.Context, js jetstream.JetStream, l Layout) error {
+	replicas := max(l.Replicas, 1)
+	for _, cfg := range []jetstream.KeyValueConfig{
+		{Bucket: l.Bucket(BucketAnswers), TTL: l.AnswersAge, MaxBytes: l.AnswersBytes},
+		{Bucket: l.Bucket(BucketLeases), LimitMarkerTTL: time.Minute, MaxBytes: leasesBytes},
+		{Bucket: l.Bucket(BucketTemplates), History: templateHistory, MaxBytes: templatesBytes},
+		{Bucket: l.Bucket(BucketModels), MaxBytes: modelsBytes},
+		{Bucket: l.Bucket(BucketCancelled), TTL: cancelledFor, MaxBytes: cancelledBytes},
+	} {
+		cfg.Replicas = replicas
+		if _, err := js.CreateOrUpdateKeyValue(ctx, cfg); err != nil {
+			return fmt.Errorf("setting up bucket %s: %w", cfg.Bucket, err)
+		}
+	}
+	return provisionCache(ctx, js, l)
+}
+
+// provisionCache makes the cache's bucket by hand: a bucket that the client
+// library makes refuses writes when it is full, this one drops its oldest.
+func provisionCache(ctx context.Context, js jetstream.JetStream, l Layout) error {
+	bucket := l.Bucket(BucketCache)
+	cfg := jetstream.StreamConfig{
+		Name: "KV_" + bucket, Subjects: []string{"$KV." + bucket + ".>"},
+		MaxMsgsPerSubject: 1, Discard: jetstream.DiscardOld, MaxBytes: l.CacheBytes,
+		AllowRollup: true, DenyDelete: true, AllowDirect: true,
+		AllowMsgTTL: true, SubjectDeleteMarkerTTL: markerTTL,
+		Duplicates: 100 * time.Millisecond, Replicas: max(l.Replicas, 1),
+	}
+	stream, err := js.Stream(ctx, cfg.Name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		_, err = js.CreateStream(ctx, cfg)
+		if errors.Is(err, jetstream.ErrStreamNameAlreadyInUse) {
+			err = nil // another replica was faster
+		}
+	} else if err == nil {
+		if have := stream.CachedInfo().Config; have.MaxBytes != cfg.MaxBytes || have.Replicas != cfg.Replicas {
+			_, err = js.UpdateStream(ctx, cfg)
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("setting up bucket %s: %w", bucket, err)
+	}
+	return nil
+}

@@ -1,0 +1,257 @@
+package generate
+
+import (
+	"context"
+	"crypto/rand"
+	"errors"
+	"log/slog"
+	"sync"
+	"time"
+
+	"github.com/adpa/processor/schemas"
+	"github.com/adpa/processor/stages"
+)
+
+// Caller calls a model. Its errors are *schemas.CallError.
+type Caller interface {
+	Generate(ctx context.Context, call schemas.Call) (schemas.Answer, error)
+}
+
+// Past is what is known of a request before anything is paid for it.
+type Past struct {
+	Response []byte  // stored: the request is done
+	Paid     *Record // recorded: the answer is there, only not stored yet
+}
+
+// Record is the proof that a request was paid.
+type Record struct {
+	Call     string
+	Model    string
+	Provider string
+	Calls    int // made for the request so far
+	Usage    schemas.Usage
+	CostUSD  float64
+	Answer   []byte
+}
+
+// ErrRecorded is a record that somebody else made first.
+var ErrRecorded = errors.New("the request has a recorded answer")
+
+// Ledger knows what was paid. It is safe for concurrent use.
+type Ledger interface {
+	// Look tells the past of each request, in a constant number of round trips.
+	Look(ctx context.Context, requests []*stages.Request) ([]Past, error)
+	// Record writes the proof before anything else is done with an answer.
+	// With ErrRecorded it gives the record that was there first. After other
+	// errors the outcome is unknown and Record may be called again.
+	Record(ctx context.Context, r *stages.Request, record Record) (Record, error)
+}
+
+// Route is the model that a request goes to.
+type Route struct {
+	Model    string // the provider's name of it
+	Provider string
+	Because  string
+	Caller   Caller
+}
+
+// Router chooses a model. An error is the application's, as model_not_found.
+type Router func(r *stages.Request) (Route, error)
+
+// Deps is what the stage works with.
+type Deps struct {
+	Ledger Ledger
+	Router Router
+	// Cost gives the price of a call in US dollars.
+	Cost func(model string, usage schemas.Usage) float64
+	// Answered is told of each new answer once it is recorded, as for the cache.
+	// It must not block. May be nil.
+	Answered func(r *stages.Request, record Record)
+	// Deltas takes the chunks of a streamed answer, in order. May be nil.
+	Deltas func(r *stages.Request, chunk []byte)
+}
+
+// Stage calls the models: each request on its own, no more at a time than
+// there are workers. What is recorded is never paid again.
+type Stage struct {
+	deps  Deps
+	slots chan struct{}
+
+	mu      sync.Mutex
+	running map[string]*flight
+}
+
+// flight is a request that is being worked on, and the copies of it that came
+// meanwhile: a late redelivery, or a hand-off that was published again.
+type flight struct {
+	cancel    context.CancelFunc
+	cancelled bool
+	copies    []follower
+}
+
+type follower struct {
+	request *stages.Request
+	decide  stages.Decide
+}
+
+// New makes the stage with the given number of workers.
+func New(workers int, deps Deps) *Stage {
+	return &Stage{deps: deps, slots: make(chan struct{}, max(workers, 1)), running: map[string]*flight{}}
+}
+
+// Run implements stages.Stage. It blocks while all workers have a call.
+func (s *Stage) Run(ctx context.Context, requests []*stages.Request, decide stages.Decide) {
+	past, err := s.deps.Ledger.Look(ctx, requests)
+	if err != nil { // nothing may be paid on a guess
+		for _, r := range requests {
+			decide(r, stages.Wait(time.Second))
+		}
+		return
+	}
+	for i, r := range requests {
+		switch {
+		case past[i].Response != nil:
+			decide(r, stages.Reply(past[i].Response))
+		case past[i].Paid != nil:
+			use(r, *past[i].Paid)
+			decide(r, stages.Continue())
+		default:
+			s.begin(ctx, r, decide)
+		}
+	}
+}
+
+// begin starts the call of a request unless it is under way.
+func (s *Stage) begin(ctx context.Context, r *stages.Request, decide stages.Decide) {
+	key := r.Key()
+	call, cancel := context.WithCancel(ctx)
+	s.mu.Lock()
+	if f := s.running[key]; f != nil {
+		f.copies = append(f.copies, follower{r, decide})
+		s.mu.Unlock()
+		cancel()
+		return
+	}
+	f := &flight{cancel: cancel}
+	s.running[key] = f
+	s.mu.Unlock()
+
+	s.slots <- struct{}{}
+	go func() {
+		verdict := s.work(call, f, r)
+		s.end(key, f, r, verdict, decide)
+	}()
+}
+
+// end decides a request and its copies, which share its fate.
+func (s *Stage) end(key string, f *flight, r *stages.Request, verdict stages.Verdict, decide stages.Decide) {
+	f.cancel()
+	s.mu.Lock()
+	delete(s.running, key)
+	copies := f.copies
+	s.mu.Unlock()
+	for _, c := range copies {
+		c.request.Answer, c.request.State = r.Answer, r.State
+		c.decide(c.request, verdict)
+	}
+	decide(r, verdict)
+}
+
+// Cancel ends the call of a request (tenant.id), if this process runs it.
+func (s *Stage) Cancel(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if f := s.running[key]; f != nil {
+		f.cancelled = true
+		f.cancel()
+	}
+}
+
+// Idle reports whether a worker has nothing to do.
+func (s *Stage) Idle() bool { return len(s.slots) < cap(s.slots) }
+
+// work calls the model, records the answer and says what comes next. It frees
+// the worker as soon as the call has ended.
+func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request) stages.Verdict {
+	free := sync.OnceFunc(func() { <-s.slots })
+	defer free()
+	route, err := s.deps.Router(r)
+	if err != nil {
+		return stages.Fail(err)
+	}
+	call := schemas.Call{ID: rand.Text(), Model: route.Model, Body: r.Body, Embeddings: r.Kind == schemas.Embeddings}
+	if r.Stream && s.deps.Deltas != nil {
+		call.Delta = func(chunk []byte) { s.deps.Deltas(r, chunk) }
+	}
+	if r.Deadline != 0 {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, r.Deadline.Time())
+		defer cancel()
+	}
+	r.Calls += r.Deliveries // a delivery before this one may have called too
+	answer, err := route.Caller.Generate(ctx, call)
+	free()
+	if err != nil {
+		return s.failed(ctx, f, r, err)
+	}
+	record := Record{
+		Call: call.ID, Model: route.Model, Provider: route.Provider, Calls: r.Calls,
+		Usage: answer.Usage, CostUSD: s.deps.Cost(route.Model, answer.Usage), Answer: answer.Body,
+	}
+	r.Selected.Because = route.Because
+	return s.record(context.WithoutCancel(ctx), r, record)
+}
+
+// record makes the answer safe before anything else is done with it.
+func (s *Stage) record(ctx context.Context, r *stages.Request, record Record) stages.Verdict {
+	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
+		kept, err := s.deps.Ledger.Record(ctx, r, record)
+		if err == nil {
+			if s.deps.Answered != nil {
+				s.deps.Answered(r, record)
+			}
+			use(r, record)
+			return stages.Continue()
+		}
+		if errors.Is(err, ErrRecorded) {
+			use(r, kept)
+			return stages.Continue()
+		}
+		slog.Warn("recording an answer failed, trying again", "error", err)
+		time.Sleep(wait)
+	}
+}
+
+// failed says what becomes of a request whose call brought no answer.
+func (s *Stage) failed(ctx context.Context, f *flight, r *stages.Request, err error) stages.Verdict {
+	s.mu.Lock()
+	cancelled := f.cancelled
+	s.mu.Unlock()
+	if cancelled {
+		return stages.Fail(&schemas.Error{Type: schemas.InvalidRequestError, Code: schemas.CodeCancelled, Message: "the request was cancelled while it ran"})
+	}
+	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
+		return stages.Fail(&schemas.Error{Type: schemas.TimeoutError, Code: schemas.CodeDeadlineExceeded, Param: "processor.deadline", Message: "the deadline passed while the model was working"})
+	}
+	var call *schemas.CallError
+	if errors.As(err, &call) {
+		r.Usage = r.Usage.Add(call.Usage)
+		if call.Retryable {
+			return stages.Retry(err, call.RetryAfter)
+		}
+		return stages.Fail(err)
+	}
+	return stages.Retry(err, 0)
+}
+
+// use gives a request its answer.
+func use(r *stages.Request, record Record) {
+	r.Answer, r.Usage, r.CostUSD, r.Calls = record.Answer, record.Usage, record.CostUSD, record.Calls
+	r.Selected.Model, r.Selected.Provider = record.Model, record.Provider
+	if r.Tokens == (schemas.Tokens{}) {
+		r.Tokens.PromptOriginal = record.Usage.PromptTokens
+	} else {
+		r.Tokens.PromptOriginal = record.Usage.PromptTokens + r.Tokens.Saved
+	}
+	r.Tokens.PromptSent = record.Usage.PromptTokens
+}
