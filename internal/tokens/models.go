@@ -16,6 +16,7 @@ type Rule struct {
 
 	// A request is its texts and, each in tokens: PerMessage for a message,
 	// PerName for a name in one, PerReply once, PerFunction for a function.
+	// NewRule fills them in.
 	PerMessage, PerName, PerReply, PerFunction int
 
 	// Images is what an image costs; without a rule images cost nothing.
@@ -33,26 +34,24 @@ type Table []Rule
 // TableDate is the day as of which DefaultTable and DefaultPrices were made.
 const TableDate = "2026-11-23"
 
-// OpenAI's own models. The overhead of messages is that of OpenAI's cookbook,
-// "How to count tokens with tiktoken"; for gpt-4o and later a function costs
-// less than before.
-func openAI(prefix, encoding string, images ImageRule) Rule {
+// NewRule returns a rule with the overheads of OpenAI's models. They are those
+// of OpenAI's cookbook, "How to count tokens with tiktoken": from gpt-4o on,
+// functions cost less than before.
+func NewRule(prefix, encoding string, factor float64, images ImageRule) Rule {
 	perFunction := 10
 	if encoding == O200kBase {
 		perFunction = 7
 	}
 	return Rule{
-		Prefix: prefix, Encoding: encoding, Factor: 1,
+		Prefix: prefix, Encoding: encoding, Factor: factor,
 		PerMessage: 3, PerName: 1, PerReply: 3, PerFunction: perFunction,
 		Images: images,
 	}
 }
 
-// alike approximates models of other vendors.
-func alike(prefix, encoding string, factor float64, images ImageRule) Rule {
-	rule := openAI(prefix, encoding, images)
-	rule.Factor = factor
-	return rule
+// openAI is the rule of a model whose encoding is its own.
+func openAI(prefix, encoding string, images ImageRule) Rule {
+	return NewRule(prefix, encoding, 1, images)
 }
 
 // DefaultTable returns the rules as of TableDate.
@@ -81,7 +80,7 @@ func DefaultTable() Table {
 	oldest := openAI("gpt-3.5-turbo-0301", CL100kBase, ImageRule{})
 	oldest.PerMessage, oldest.PerName = 4, -1
 	return Table{
-		alike("", O200kBase, 1.1, gpt4o),
+		NewRule("", O200kBase, 1.1, gpt4o),
 
 		oldest,
 		openAI("gpt-3.5", CL100kBase, ImageRule{}),
@@ -112,24 +111,24 @@ func DefaultTable() Table {
 		openAI("davinci", R50kBase, ImageRule{}),
 		openAI("gpt2", R50kBase, ImageRule{}),
 
-		alike("claude", O200kBase, 1.2, claude),
-		alike("claude-opus-4-7", O200kBase, 1.5, claude47),
-		alike("claude-opus-4-8", O200kBase, 1.5, claude47),
-		alike("claude-opus-5", O200kBase, 1.5, claude47),
-		alike("claude-sonnet-5", O200kBase, 1.5, claude47),
-		alike("claude-haiku-5", O200kBase, 1.5, claude47),
-		alike("claude-fable", O200kBase, 1.5, claude47),
-		alike("gemini", O200kBase, 1.05, gemini),
-		alike("gemini-3", O200kBase, 1.05, gemini3),
-		alike("llama", CL100kBase, 1, gpt4o),
-		alike("meta-llama", CL100kBase, 1, gpt4o),
-		alike("qwen", CL100kBase, 1.05, gpt4o),
-		alike("qwq", CL100kBase, 1.05, gpt4o),
-		alike("mistral", O200kBase, 1.1, gpt4o),
-		alike("ministral", O200kBase, 1.1, gpt4o),
-		alike("mixtral", O200kBase, 1.25, gpt4o),
-		alike("codestral", O200kBase, 1.1, gpt4o),
-		alike("deepseek", O200kBase, 1.05, gpt4o),
+		NewRule("claude", O200kBase, 1.2, claude),
+		NewRule("claude-opus-4-7", O200kBase, 1.5, claude47),
+		NewRule("claude-opus-4-8", O200kBase, 1.5, claude47),
+		NewRule("claude-opus-5", O200kBase, 1.5, claude47),
+		NewRule("claude-sonnet-5", O200kBase, 1.5, claude47),
+		NewRule("claude-haiku-5", O200kBase, 1.5, claude47),
+		NewRule("claude-fable", O200kBase, 1.5, claude47),
+		NewRule("gemini", O200kBase, 1.05, gemini),
+		NewRule("gemini-3", O200kBase, 1.05, gemini3),
+		NewRule("llama", CL100kBase, 1, gpt4o),
+		NewRule("meta-llama", CL100kBase, 1, gpt4o),
+		NewRule("qwen", CL100kBase, 1.05, gpt4o),
+		NewRule("qwq", CL100kBase, 1.05, gpt4o),
+		NewRule("mistral", O200kBase, 1.1, gpt4o),
+		NewRule("ministral", O200kBase, 1.1, gpt4o),
+		NewRule("mixtral", O200kBase, 1.25, gpt4o),
+		NewRule("codestral", O200kBase, 1.1, gpt4o),
+		NewRule("deepseek", O200kBase, 1.05, gpt4o),
 	}
 }
 

@@ -24,31 +24,35 @@ type node struct {
 
 const hasTail = 1 << 31
 
-// newTrie makes the trie of the tokens for which in holds. There must be one
-// for each byte: the first level is found by counting.
-func newTrie(v *vocabulary, in func(token uint32) bool) trie {
-	sorted := v.sorted(in)
+// indexPrefixes makes the trie of the tokens that merging reaches, and notes for
+// each the longest other token that it starts with. There is a token for each
+// byte, so that the first level of the trie is found by counting.
+func (v *vocabulary) indexPrefixes() {
+	sorted := v.sorted()
 	t := trie{
 		nodes:  make([]node, 1, 2*len(sorted)),
 		labels: make([]byte, 1, 2*len(sorted)),
 	}
-	// The tokens below each node are a range of the sorted ones.
-	type below struct{ from, to, depth uint32 }
+	// The tokens below a node are a range of the sorted ones.
+	type below struct{ from, to, depth, prefix uint32 }
 	queue := make([]below, 1, 2*len(sorted))
-	queue[0] = below{to: uint32(len(sorted))}
+	queue[0] = below{to: uint32(len(sorted)), prefix: none}
 	for i := 0; i < len(queue); i++ {
 		b := queue[i]
 		t.nodes[i] = node{first: uint32(len(queue)), token: none}
-		if v.length(sorted[b.from]) == int(b.depth) {
-			t.nodes[i].token = sorted[b.from]
+		if token := sorted[b.from]; v.length(token) == int(b.depth) {
+			t.nodes[i].token = token
+			v.prefix[token] = b.prefix
+			b.prefix = token
 			b.from++
 		} else if b.to-b.from == 1 && b.depth > 0 {
-			t.nodes[i].token = sorted[b.from] | hasTail
+			t.nodes[i].token = token | hasTail
+			v.prefix[token] = b.prefix
 			continue
 		}
 		for b.from < b.to {
 			label := v.token(sorted[b.from])[b.depth]
-			child := below{from: b.from, to: b.from + 1, depth: b.depth + 1}
+			child := below{from: b.from, to: b.from + 1, depth: b.depth + 1, prefix: b.prefix}
 			for child.to < b.to && v.token(sorted[child.to])[b.depth] == label {
 				child.to++
 			}
@@ -59,19 +63,19 @@ func newTrie(v *vocabulary, in func(token uint32) bool) trie {
 		}
 	}
 	t.nodes = append(t.nodes, node{first: uint32(len(queue))})
-	return t
+	v.trie = t
 }
 
-// sorted lists the tokens for which in holds by their bytes. Most differ in
+// sorted lists the tokens that merging reaches by their bytes. Most differ in
 // the first eight, which compare as one number.
-func (v *vocabulary) sorted(in func(token uint32) bool) []uint32 {
+func (v *vocabulary) sorted() []uint32 {
 	type entry struct {
 		head  uint64
 		token uint32
 	}
 	entries := make([]entry, 0, v.size())
 	for t := range uint32(v.size()) {
-		if in(t) {
+		if v.reachable(t) {
 			var head [8]byte
 			copy(head[:], v.token(t))
 			entries = append(entries, entry{binary.BigEndian.Uint64(head[:]), t})

@@ -150,13 +150,7 @@ func (v *vocabulary) index() error {
 		}
 		v.store(token, t)
 	}
-	v.trie = newTrie(v, v.reachable)
-	for t := range uint32(v.size()) {
-		v.prefix[t] = none
-		if n := v.length(t); n > 1 {
-			v.prefix[t] = v.longestPrefix(v.token(t)[:n-1])
-		}
-	}
+	v.indexPrefixes()
 	return nil
 }
 
