@@ -11,11 +11,10 @@ import (
 // Limits of what is read. A request or completion past them is refused with an
 // error, or scored on what lies within: each constant says which.
 const (
-	maxBody      = 16 << 20 // bytes of a request or completion; more is an error
-	maxMessages  = 4096     // messages of a request that are looked at
-	maxTools     = 128      // tools of a request, and tool calls of an answer, that are checked
-	maxChoices   = 16       // choices of a completion that are scored
-	maxJSONDepth = 128      // nesting of what is validated against a schema; more counts as a violation
+	maxBody     = 16 << 20 // bytes of a request or completion; more is an error
+	maxMessages = 4096     // messages of a request that are looked at
+	maxTools    = 128      // tools of a request, and tool calls of an answer, that are checked
+	maxChoices  = 16       // choices of a completion that are scored
 )
 
 // role is who speaks in a message.
@@ -66,6 +65,7 @@ type asked struct {
 	messages []message
 	tools    []tool
 	json     bool   // the answer must be a JSON value
+	object   bool   // ... and an object
 	schema   []byte // the answer must fit this JSON Schema; raw, or nil
 }
 
@@ -321,7 +321,8 @@ func (s *scratch) readResponseFormat() error {
 		switch string(name) {
 		case "type":
 			kind, err := r.raw()
-			s.asked.json = s.asked.json || string(kind) == `"json_object"` || string(kind) == `"json_schema"`
+			s.asked.object = string(kind) == `"json_object"`
+			s.asked.json = s.asked.json || s.asked.object || string(kind) == `"json_schema"`
 			return err
 		case "json_schema":
 			_, err := r.object(s.readSchemaMember)

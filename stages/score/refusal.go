@@ -90,29 +90,6 @@ func declinesAt(words []word) bool {
 	})
 }
 
-// classTable maps a word to its classes.
-type classTable struct {
-	set     wordSet
-	classes []uint16 // parallel to the slots of the set
-}
-
-func newClassTable(lists map[uint16]string) classTable {
-	all := ""
-	for _, words := range lists {
-		all += " " + words
-	}
-	t := classTable{set: newWordSet(all)}
-	t.classes = make([]uint16, len(t.set.slots))
-	for class, words := range lists {
-		for w := range strings.FieldsSeq(words) {
-			t.classes[t.set.find(hashWord(w))] |= class
-		}
-	}
-	return t
-}
-
-func (t classTable) of(h uint32) uint16 { return t.classes[t.set.find(h)] }
-
 // The features of a refusal. Those of a region come once for the opening of an answer and
 // once for the rest of what is looked at.
 const (

@@ -101,7 +101,10 @@ type Result struct {
 	Score   float64  // 0..1: the mean of the metrics, times what the flags leave of it
 	Metrics []Metric // in the order of the configuration; one that does not apply is left out
 	Flags   []string // what is wrong, in a fixed order; nil if nothing is
-	Reason  string   // for format, schema and tool_call: what does not fit, to be told to the model
+	// Reason says what does not fit, for the flags format, schema and tool_call: something to
+	// tell the model when it tries again. Without these flags it says why a schema was not
+	// checked, if it could not be. At most a few hundred bytes; it may quote the answer.
+	Reason string
 }
 
 // Metric gives a measure by name.
@@ -190,19 +193,18 @@ func (s *Scorer) flag(x *scratch, c *choice, r *Result) {
 			r.Flags = append(r.Flags, flag)
 		}
 	}
-	set(Truncated, x.truncated(c))
-	if empty := len(x.answer.words) == 0 && len(c.calls) == 0 && c.refusal.empty() && x.blank(c); empty {
+	broken, reason, cut := s.structure(x, c)
+	r.Reason = reason
+	set(Truncated, cut || x.truncated(c))
+	if len(c.calls) == 0 && c.refusal.empty() && x.blank(c) {
 		set(Empty, true)
 		return
 	}
 	set(Refusal, x.refused(c))
 	set(Repetition, x.repeats(c))
 	set(Language, x.wrongLanguage(c))
-	switch flag, reason := s.structure(x, c); flag {
-	case Format, Schema:
-		set(flag, true)
-		r.Reason = reason
-	}
+	set(Format, broken == Format)
+	set(Schema, broken == Schema)
 	set(Echo, x.echoes(c))
 	if reason := s.toolCalls(x, c); reason != "" {
 		set(ToolCall, true)

@@ -9,8 +9,16 @@ import (
 )
 
 // ask builds a request with one user message.
-func ask(prompt string) []byte {
-	b, _ := json.Marshal(map[string]any{"model": "m", "messages": []any{map[string]any{"role": "user", "content": prompt}}})
+func ask(prompt string) []byte { return askWith("", prompt) }
+
+// askWith builds a request with a system message, if any, and a user message.
+func askWith(system, prompt string) []byte {
+	var messages []any
+	if system != "" {
+		messages = append(messages, map[string]any{"role": "system", "content": system})
+	}
+	messages = append(messages, map[string]any{"role": "user", "content": prompt})
+	b, _ := json.Marshal(map[string]any{"model": "m", "messages": messages})
 	return b
 }
 

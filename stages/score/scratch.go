@@ -20,6 +20,8 @@ type scratch struct {
 	query   wordList // the words of the last user message
 	given   wordList // the words of the context to keep to, if any
 	answer  wordList // the words of the answer at hand
+	spare   wordList // for words that are needed but once
+	wanted  tongue   // the language that the answer should be in, or unknown
 	counts  counter
 	counts2 counter
 }
@@ -40,7 +42,7 @@ func (s *Scorer) release(x *scratch) {
 	x.asked.schema = nil
 	x.reader.body = nil
 	x.reader.buf = bytes.Buffer{}
-	words := cap(x.query.words) + cap(x.given.words) + cap(x.answer.words)
+	words := cap(x.query.words) + cap(x.given.words) + cap(x.answer.words) + cap(x.spare.words)
 	slots := len(x.counts.slots) + len(x.counts2.slots)
 	if cap(x.prompt)+cap(x.output)+cap(x.names)+12*words+16*slots <= maxKept {
 		s.pool.Put(x)
@@ -64,6 +66,7 @@ func (x *scratch) read(request, completion []byte, opts Options) error {
 		x.choices = append(x.choices, choice{})
 	}
 	x.query.read(x.question().of(x.prompt))
+	x.readWanted()
 	return nil
 }
 

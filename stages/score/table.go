@@ -37,6 +37,29 @@ func (s wordSet) find(h uint32) uint32 {
 
 func (s wordSet) has(h uint32) bool { return s.slots[s.find(h)] != 0 }
 
+// classTable maps a word to its classes, a set of bits.
+type classTable[T ~uint16 | ~uint32] struct {
+	set     wordSet
+	classes []T // parallel to the slots of the set
+}
+
+func newClassTable[T ~uint16 | ~uint32](lists map[T]string) classTable[T] {
+	all := ""
+	for _, words := range lists {
+		all += " " + words
+	}
+	t := classTable[T]{set: newWordSet(all)}
+	t.classes = make([]T, len(t.set.slots))
+	for class, words := range lists {
+		for w := range strings.FieldsSeq(words) {
+			t.classes[t.set.find(hashWord(w))] |= class
+		}
+	}
+	return t
+}
+
+func (t classTable[T]) of(h uint32) T { return t.classes[t.set.find(h)] }
+
 // counter counts keys. It is emptied in constant time, by a new generation, so that
 // one that once was large costs a small text nothing.
 type counter struct {
