@@ -53,6 +53,8 @@ func (r *Runner) receiveRequest(s *source, d *delivery, meta *jetstream.MsgMetad
 	switch {
 	case err != nil:
 		r.decided <- outcome{item: it, verdict: stages.Reject(err)}
+	case r.cancelled(&it.request):
+		r.decided <- outcome{item: it, verdict: stages.Fail(cancelledError())}
 	case d.delivered > r.cfg.MaxDeliver:
 		r.decided <- outcome{item: it, verdict: stages.Reject(tooOften(d.delivered))}
 	default:
@@ -196,10 +198,20 @@ func (r *Runner) screen(it *item, stage string) (verdict stages.Verdict, final b
 		if err := r.fetchAnswer(request); err != nil {
 			return stages.Retry(err, 0), true
 		}
+	case r.cancelled(request):
+		return stages.Fail(cancelledError()), true
 	case request.Expired(now) && stage != stages.Score:
 		return stages.Fail(deadlinePassed(&request.State)), true
 	}
 	return stages.Verdict{}, false
+}
+
+func (r *Runner) cancelled(request *stages.Request) bool {
+	return r.cfg.Cancelled != nil && r.cfg.Cancelled(request.Key())
+}
+
+func cancelledError() *schemas.Error {
+	return &schemas.Error{Type: schemas.InvalidRequestError, Code: schemas.CodeCancelled, Message: "the request was cancelled before it was answered"}
 }
 
 // failures counts the times that a request failed: as its state says, and the

@@ -32,7 +32,9 @@ type RunnerConfig struct {
 
 	// Recorded finds answers that were too large to travel with their requests.
 	Recorded func(ctx context.Context, tenant, id string) (answer []byte, err error)
-	Metrics  *Metrics
+	// Cancelled reports whether a request (tenant.id) was cancelled. May be nil.
+	Cancelled func(key string) bool
+	Metrics   *Metrics
 }
 
 // asyncPending bounds the messages of a runner that were published and not yet

@@ -67,8 +67,9 @@ type Deps struct {
 	// Answered is told of each new answer once it is recorded, as for the cache.
 	// It must not block. May be nil.
 	Answered func(r *stages.Request, record Record)
-	// Deltas takes the chunks of a streamed answer, in order. May be nil.
-	Deltas func(r *stages.Request, chunk []byte)
+	// Deltas begins a streamed answer: what it gives takes the chunks, in order.
+	// May be nil.
+	Deltas func(r *stages.Request) (send func(chunk []byte))
 }
 
 // Stage calls the models: each request on its own, no more at a time than
@@ -181,7 +182,7 @@ func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request) stages.V
 	}
 	call := schemas.Call{ID: rand.Text(), Model: route.Model, Body: r.Body, Embeddings: r.Kind == schemas.Embeddings}
 	if r.Stream && s.deps.Deltas != nil {
-		call.Delta = func(chunk []byte) { s.deps.Deltas(r, chunk) }
+		call.Delta = s.deps.Deltas(r)
 	}
 	if r.Deadline != 0 {
 		var cancel context.CancelFunc

@@ -58,16 +58,16 @@ func quality(r Result) jsontext.Value {
 	if flags == nil {
 		flags = []string{}
 	}
-	out := append([]byte(`{"score":`), number(r.Score)...)
+	out := append([]byte(`{"score":`), shortNumber(r.Score)...)
 	for _, m := range r.Metrics {
-		out = append(append(append(append(out, ',', '"'), m.Name...), '"', ':'), number(m.Value)...)
+		out = append(append(append(append(out, ',', '"'), m.Name...), '"', ':'), shortNumber(m.Value)...)
 	}
 	list, _ := json.Marshal(flags)
 	out = append(append(out, `,"flags":`...), list...)
 	return append(out, '}')
 }
 
-func number(f float64) []byte {
+func shortNumber(f float64) []byte {
 	text, _ := json.Marshal(float64(int64(f*10000+0.5)) / 10000)
 	return text
 }

@@ -1,0 +1,201 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+
+	"github.com/adpa/processor/internal/config"
+	"github.com/adpa/processor/internal/tokens"
+	"github.com/adpa/processor/kv"
+	"github.com/adpa/processor/stages"
+	"github.com/adpa/processor/stages/cache"
+	"github.com/adpa/processor/stages/compress"
+	"github.com/adpa/processor/stages/generate"
+	"github.com/adpa/processor/streams"
+)
+
+// deps is what the stages of one process share.
+type deps struct {
+	cfg        config.Config
+	nc         *nats.Conn
+	js         jetstream.JetStream
+	metrics    *metrics
+	layout     streams.Layout
+	compressor *compress.Compressor
+	cache      *kv.Cache
+	answers    *kv.Answers
+	ledger     *ledger
+	cancelled  *kv.Cancelled
+	models     *models
+	generate   *generate.Stage
+	deltas     *streams.Deltas
+	backlog    *streams.Backlog
+	closers    []func()
+}
+
+// newDeps opens everything, in the order in which it is needed; what was
+// opened is closed again where a later part fails.
+func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry prometheus.Registerer) (d *deps, err error) {
+	d = &deps{cfg: cfg, nc: nc, metrics: newMetrics(registry), layout: streams.NewLayout(cfg.NATS, cfg.Streams)}
+	defer func() {
+		if err != nil {
+			d.close()
+		}
+	}()
+	if d.js, err = jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(4096)); err != nil {
+		return nil, fmt.Errorf("opening JetStream: %w", err)
+	}
+	if d.models, err = newModels(cfg); err != nil {
+		return nil, err
+	}
+	d.closers = append(d.closers, d.models.close)
+	if err := d.openCompressor(); err != nil {
+		return nil, err
+	}
+	if err := d.openBuckets(ctx); err != nil {
+		return nil, err
+	}
+	d.deltas = streams.NewDeltas(d.js, d.layout.Names)
+	d.generate = generate.New(cfg.Pipeline.Workers[stages.Generate], generate.Deps{
+		Ledger: d.ledger, Router: d.models.route, Cost: d.models.cost,
+		Answered: d.remember, Deltas: d.deltas.Begin,
+	})
+	d.cancelled, err = kv.NewCancelled(ctx, d.js, bucketLayout(cfg), d.generate.Cancel)
+	if err != nil {
+		return nil, err
+	}
+	d.closers = append(d.closers, d.cancelled.Close)
+	if err := d.listenForCancels(ctx); err != nil {
+		return nil, err
+	}
+	d.backlog = streams.WatchBacklog(d.js, d.layout, d.metrics.streams)
+	d.closers = append(d.closers, d.backlog.Close)
+	return d, nil
+}
+
+func (d *deps) close() {
+	for i := len(d.closers) - 1; i >= 0; i-- {
+		d.closers[i]()
+	}
+	d.closers = nil
+}
+
+// openCompressor counts with the encoding of current models: what compression
+// saves differs little between encodings.
+func (d *deps) openCompressor() error {
+	encoding, err := tokens.Load("o200k_base")
+	if err != nil {
+		return err
+	}
+	d.compressor, err = compress.New(d.cfg.Compress, encoding.Count)
+	if err != nil {
+		return fmt.Errorf("compress: %w", err)
+	}
+	return nil
+}
+
+func (d *deps) openBuckets(ctx context.Context) (err error) {
+	layout := bucketLayout(d.cfg)
+	if d.answers, err = kv.NewAnswers(d.nc, layout); err != nil {
+		return err
+	}
+	d.closers = append(d.closers, d.answers.Close)
+	if d.cache, err = kv.NewCache(ctx, d.nc, layout, int64(d.cfg.Cache.LocalSize)); err != nil {
+		return err
+	}
+	d.closers = append(d.closers, d.cache.Close)
+	responses, err := streams.NewResponses(d.nc, d.layout.Names)
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, responses.Close)
+	d.ledger = &ledger{answers: d.answers, responses: responses}
+	return nil
+}
+
+// listenForCancels records what applications cancel, once over all processes.
+func (d *deps) listenForCancels(ctx context.Context) error {
+	sub, err := streams.OnCancel(d.nc, d.layout.Names, func(key string) {
+		_ = d.cancelled.Add(context.WithoutCancel(ctx), key) // the application may cancel again
+	})
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, func() { _ = sub.Unsubscribe() })
+	return nil
+}
+
+func (d *deps) runnerConfig(group []string) streams.RunnerConfig {
+	cfg := streams.RunnerConfig{
+		Layout: d.layout, MaxDeliver: d.cfg.Pipeline.MaxDeliver, MaxPayload: int(d.nc.MaxPayload()),
+		Metrics: d.metrics.streams, Recorded: d.recorded, Cancelled: d.cancelled.Has,
+	}
+	for _, stage := range group {
+		if workers := d.cfg.Pipeline.Workers[stages.Generate]; stage == stages.Generate {
+			cfg.Capacity = workers + workers/2 + 16 // so that a worker that is done finds the next
+		}
+	}
+	return cfg
+}
+
+// messageRoom is what the requests of a batch may have together.
+func (d *deps) messageRoom() int { return int(d.nc.MaxPayload()) / 2 }
+
+// generateBusy reports whether more waits for generate than its workers take.
+func (d *deps) generateBusy() bool { return d.backlog.Waiting(stages.Generate) > 0 }
+
+// recorded finds an answer that did not travel with its request.
+func (d *deps) recorded(ctx context.Context, tenant, id string) ([]byte, error) {
+	record, found, err := d.answers.FindNow(ctx, tenant+"."+id)
+	if err != nil {
+		return nil, err
+	}
+	if !found {
+		return nil, fmt.Errorf("request %s of tenant %s has no recorded answer", id, tenant)
+	}
+	return record.Answer, nil
+}
+
+func (d *deps) cacheConfig() cache.Config {
+	return cache.Config{Enabled: d.cfg.Cache.Enabled, MaxTemperature: d.cfg.Cache.MaxTemperature}
+}
+
+// remember keeps a new answer for equal requests.
+func (d *deps) remember(r *stages.Request, record generate.Record) {
+	d.metrics.paid(record.Model, record.Usage, record.CostUSD, r.Tokens.Saved)
+	if r.Cache == cache.Off || r.Fingerprint == "" {
+		return
+	}
+	d.cache.Put(cache.Key(r), kv.Entry{
+		Model: record.Model, Provider: record.Provider, Usage: record.Usage, CostUSD: record.CostUSD, Answer: record.Answer,
+	}, cache.TTL(r, d.cfg.Cache.TTL.Std()))
+}
+
+// forget removes an answer that must not be used again.
+func (d *deps) forget(r *stages.Request) {
+	if r.Fingerprint == "" || r.Cache == cache.Off {
+		return
+	}
+	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
+	defer cancel()
+	_ = d.cache.Delete(ctx, cache.Key(r)) // it expires anyway
+}
+
+// cached is the cache as the cache stage sees it.
+func (d *deps) cached() cache.Store { return cacheStore{d.cache} }
+
+type cacheStore struct{ *kv.Cache }
+
+func (s cacheStore) Find(ctx context.Context, keys []string) map[string]cache.Entry {
+	found := s.Get(ctx, keys)
+	entries := make(map[string]cache.Entry, len(found))
+	for key, e := range found {
+		entries[key] = cache.Entry{Model: e.Model, Provider: e.Provider, Usage: e.Usage, Answer: e.Answer}
+	}
+	return entries
+}

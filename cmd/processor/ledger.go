@@ -1,0 +1,86 @@
+package main
+
+import (
+	"context"
+	"errors"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/adpa/processor/kv"
+	"github.com/adpa/processor/stages"
+	"github.com/adpa/processor/stages/generate"
+	"github.com/adpa/processor/streams"
+)
+
+// ledger knows what was answered and what was paid, from the responses stream
+// and the bucket of recorded answers.
+type ledger struct {
+	answers   *kv.Answers
+	responses *streams.Responses
+}
+
+// Look implements generate.Ledger: two reads for a slice, at the same time. A
+// request that was delivered before is read from the leader, since somebody may
+// have answered it a moment ago.
+func (l *ledger) Look(ctx context.Context, requests []*stages.Request) ([]generate.Past, error) {
+	past := make([]generate.Past, len(requests))
+	keys := make([]string, len(requests))
+	for i, r := range requests {
+		keys[i] = r.Key()
+	}
+	var responses map[string][]byte
+	var records map[string]kv.Record
+	reads, readCtx := errgroup.WithContext(ctx)
+	reads.Go(func() (err error) {
+		responses, err = l.responses.Find(readCtx, keys)
+		return err
+	})
+	reads.Go(func() (err error) {
+		records, err = l.answers.Find(readCtx, keys)
+		return err
+	})
+	if err := reads.Wait(); err != nil {
+		return nil, err
+	}
+	for i, r := range requests {
+		past[i].Response = responses[keys[i]]
+		record, found := records[keys[i]]
+		if !found && past[i].Response == nil && r.Deliveries > 1 {
+			var err error
+			if record, found, err = l.answers.FindNow(ctx, keys[i]); err != nil {
+				return nil, err
+			}
+		}
+		if found {
+			paid := fromRecord(record)
+			past[i].Paid = &paid
+		}
+	}
+	return past, nil
+}
+
+// Record implements generate.Ledger.
+func (l *ledger) Record(ctx context.Context, r *stages.Request, record generate.Record) (generate.Record, error) {
+	err := l.answers.Create(ctx, r.Key(), kv.Record{
+		Call: record.Call, Model: record.Model, Provider: record.Provider, Calls: record.Calls,
+		Usage: record.Usage, CostUSD: record.CostUSD, Answer: record.Answer,
+	})
+	if !errors.Is(err, kv.ErrRecorded) {
+		return record, err
+	}
+	first, found, err := l.answers.FindNow(ctx, r.Key())
+	if err != nil {
+		return record, err
+	}
+	if !found || first.Call == record.Call { // ours, from an attempt whose outcome was unknown
+		return record, nil
+	}
+	return fromRecord(first), generate.ErrRecorded
+}
+
+func fromRecord(r kv.Record) generate.Record {
+	return generate.Record{
+		Call: r.Call, Model: r.Model, Provider: r.Provider, Calls: r.Calls,
+		Usage: r.Usage, CostUSD: r.CostUSD, Answer: r.Answer,
+	}
+}

@@ -1,0 +1,98 @@
+package main
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/adpa/processor/internal/config"
+	"github.com/adpa/processor/internal/providers"
+	"github.com/adpa/processor/internal/tokens"
+	"github.com/adpa/processor/schemas"
+	"github.com/adpa/processor/stages"
+	"github.com/adpa/processor/stages/generate"
+)
+
+// models knows which provider has which model, and what it costs.
+type models struct {
+	list      []generate.Model
+	providers map[string]providers.Provider
+	only      string // the provider's name, where there is one only
+	prices    tokens.Prices
+}
+
+func newModels(cfg config.Config) (*models, error) {
+	m := &models{list: cfg.Models, providers: map[string]providers.Provider{}, prices: tokens.DefaultPrices()}
+	for _, c := range cfg.ProviderList() {
+		p, err := providers.New(c)
+		if err != nil {
+			m.close()
+			return nil, fmt.Errorf("providers: %s: %w", c.Name, err)
+		}
+		m.providers[c.Name] = p
+		m.only = c.Name
+	}
+	if len(m.providers) != 1 {
+		m.only = ""
+	}
+	for _, entry := range cfg.Models {
+		if p := entry.Price; p != (generate.Price{}) {
+			m.prices = append(m.prices, tokens.Price{Model: entry.Name, Input: p.Input, CachedInput: p.CachedInput, Output: p.Output})
+		}
+	}
+	return m, nil
+}
+
+func (m *models) close() {
+	for _, p := range m.providers {
+		_ = p.Close()
+	}
+}
+
+// route implements generate.Router: the named model, the first of the named
+// group, or for auto the first that is configured. A model that no entry names
+// goes to the only provider.
+func (m *models) route(r *stages.Request) (generate.Route, error) {
+	because := "requested"
+	name := r.Model
+	at := slices.IndexFunc(m.list, func(e generate.Model) bool { return e.Name == name })
+	if at < 0 {
+		at = slices.IndexFunc(m.list, func(e generate.Model) bool { return name == generate.Auto || e.Group == name })
+		because = "first of " + name
+	}
+	switch {
+	case at >= 0:
+		return m.to(m.list[at].Name, m.list[at].Provider, because)
+	case m.only != "":
+		return m.to(name, m.only, "only provider")
+	}
+	return generate.Route{}, m.notFound(name)
+}
+
+func (m *models) to(model, provider, because string) (generate.Route, error) {
+	if provider == "" {
+		provider = m.only
+	}
+	p, ok := m.providers[provider]
+	if !ok {
+		return generate.Route{}, m.notFound(model)
+	}
+	return generate.Route{Model: model, Provider: provider, Because: because, Caller: p}, nil
+}
+
+func (m *models) notFound(name string) error {
+	var known []string
+	for _, e := range m.list {
+		known = append(known, e.Name)
+	}
+	return schemas.Invalid(schemas.CodeModelNotFound, "model", "no model or group is called %.80q; there are %s", name, strings.Join(append(known, generate.Auto), ", "))
+}
+
+// cost is the price of a call in US dollars; 0 where no price is known.
+func (m *models) cost(model string, usage schemas.Usage) float64 {
+	price, ok := m.prices.Lookup(model)
+	if !ok {
+		return 0
+	}
+	return price.Cost(usage.PromptTokens, usage.CachedTokens, usage.CompletionTokens)
+}

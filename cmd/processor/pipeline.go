@@ -1,0 +1,140 @@
+package main
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/prometheus/client_golang/prometheus"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/adpa/processor/internal/config"
+	"github.com/adpa/processor/kv"
+	"github.com/adpa/processor/stages"
+	"github.com/adpa/processor/stages/batch"
+	"github.com/adpa/processor/stages/cache"
+	"github.com/adpa/processor/stages/compress"
+	"github.com/adpa/processor/stages/score"
+	"github.com/adpa/processor/streams"
+)
+
+// steps is the pipeline: a request is compressed, looked up in the cache,
+// batched with its like, generated and scored.
+func steps(d *deps) []streams.Step {
+	c := d.cfg
+	return []streams.Step{
+		{Name: stages.Compress, Stage: compress.Stage(d.compressor)},
+		{Name: stages.Cache, Stage: cache.New(d.cacheConfig(), d.cached(), d.metrics.cacheResult)},
+		{Name: stages.Batch, Stage: batch.New(c.Batch, batch.Limits{Bytes: d.messageRoom()}, d.generateBusy)},
+		{Name: stages.Generate, Stage: d.generate, Slice: 32, Workers: 2},
+		{Name: stages.Score, Stage: score.Stage(score.New(c.Score), d.forget, d.metrics.quality.Observe)},
+	}
+}
+
+// pipeline is the part of the processor that works on requests in this process.
+type pipeline struct {
+	deps    *deps
+	runners []*streams.Runner
+}
+
+// newPipeline sets up streams, buckets and providers and makes a runner for
+// each group that the configuration and the wanted stages (empty: all) name.
+// The registry gets the pipeline's figures.
+func newPipeline(ctx context.Context, cfg config.Config, nc *nats.Conn, wanted []string, registry prometheus.Registerer) (*pipeline, error) {
+	groups, err := chooseGroups(cfg.Pipeline.Groups, wanted)
+	if err != nil {
+		return nil, err
+	}
+	if err := provision(ctx, cfg, nc); err != nil {
+		return nil, err
+	}
+	d, err := newDeps(ctx, cfg, nc, registry)
+	if err != nil {
+		return nil, err
+	}
+	p := &pipeline{deps: d}
+	all := steps(d)
+	for _, group := range groups {
+		r, err := streams.NewRunner(nc, d.runnerConfig(group), inGroup(all, group))
+		if err != nil {
+			d.close()
+			return nil, err
+		}
+		p.runners = append(p.runners, r)
+	}
+	return p, nil
+}
+
+// Run works until ctx ends, finishes what was taken and returns.
+func (p *pipeline) Run(ctx context.Context) error {
+	defer p.deps.close()
+	var running errgroup.Group
+	for _, r := range p.runners {
+		running.Go(func() error { return r.Run(ctx) })
+	}
+	return running.Wait()
+}
+
+func inGroup(all []streams.Step, group []string) []streams.Step {
+	var list []streams.Step
+	for _, s := range all {
+		if slices.Contains(group, s.Name) {
+			list = append(list, s)
+		}
+	}
+	return list
+}
+
+// chooseGroups gives the configured groups that hold the wanted stages; a
+// group is wanted whole or not at all.
+func chooseGroups(groups [][]string, wanted []string) ([][]string, error) {
+	if len(wanted) == 0 {
+		return groups, nil
+	}
+	for _, name := range wanted {
+		if !slices.Contains(stages.Names, name) {
+			return nil, fmt.Errorf("--stages: %q is no stage; stages are %s", name, strings.Join(stages.Names, ", "))
+		}
+	}
+	var chosen [][]string
+	for _, group := range groups {
+		n := 0
+		for _, name := range group {
+			if slices.Contains(wanted, name) {
+				n++
+			}
+		}
+		if n == 0 {
+			continue
+		}
+		if n < len(group) {
+			return nil, fmt.Errorf("--stages: %s run as one group (pipeline.groups); name all of them or none", strings.Join(group, ", "))
+		}
+		chosen = append(chosen, group)
+	}
+	return chosen, nil
+}
+
+// provision sets up all streams, buckets and consumers. The buckets come first:
+// once there are consumers, requests may be worked.
+func provision(ctx context.Context, cfg config.Config, nc *nats.Conn) error {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("opening JetStream: %w", err)
+	}
+	if err := kv.Provision(ctx, js, bucketLayout(cfg)); err != nil {
+		return err
+	}
+	return streams.Provision(ctx, js, streams.NewLayout(cfg.NATS, cfg.Streams))
+}
+
+func bucketLayout(cfg config.Config) kv.Layout {
+	return kv.Layout{
+		Prefix: cfg.NATS.Prefix, Replicas: cfg.NATS.Replicas,
+		AnswersBytes: int64(cfg.Streams.Responses.MaxBytes), AnswersAge: cfg.Streams.Responses.MaxAge.Std(),
+		CacheBytes: int64(cfg.Cache.MaxSize),
+	}
+}

@@ -1,0 +1,88 @@
+package streams
+
+import (
+	"context"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/adpa/processor/schemas"
+	"github.com/adpa/processor/stages"
+)
+
+// backlogPoll is how often consumers are asked what waits for them: seldom
+// enough to cost nothing, often enough for a batch to decide whether to wait.
+const backlogPoll = 250 * time.Millisecond
+
+// Backlog follows what waits for each stage.
+type Backlog struct {
+	cancel  context.CancelFunc
+	done    sync.WaitGroup
+	waiting map[string]*atomic.Int64
+}
+
+// WatchBacklog follows what waits for each stage until Close, and keeps the
+// figures of it.
+func WatchBacklog(js jetstream.JetStream, l Layout, m *Metrics) *Backlog {
+	ctx, cancel := context.WithCancel(context.Background())
+	b := &Backlog{cancel: cancel, waiting: map[string]*atomic.Int64{}}
+	for _, stage := range stages.Names {
+		b.waiting[stage] = new(atomic.Int64)
+	}
+	b.done.Go(func() { b.run(ctx, js, l, m) })
+	return b
+}
+
+// Waiting is the number of messages that wait for a stage, as of a moment ago.
+func (b *Backlog) Waiting(stage string) int64 { return b.waiting[stage].Load() }
+
+// Close ends it.
+func (b *Backlog) Close() {
+	b.cancel()
+	b.done.Wait()
+}
+
+func (b *Backlog) run(ctx context.Context, js jetstream.JetStream, l Layout, m *Metrics) {
+	ticker := time.NewTicker(backlogPoll)
+	defer ticker.Stop()
+	for {
+		b.read(ctx, js, l, m)
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+	}
+}
+
+// read asks every consumer once; one that does not answer keeps its last figure.
+func (b *Backlog) read(ctx context.Context, js jetstream.JetStream, l Layout, m *Metrics) {
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	type key struct {
+		stage string
+		class schemas.Class
+	}
+	sums := map[key]int64{}
+	for _, d := range l.consumers() {
+		consumer, err := js.Consumer(ctx, d.stream, d.config.Durable)
+		if err != nil {
+			return
+		}
+		class := d.class
+		if class == "" {
+			class = schemas.Interactive // requests show their class only once they are read
+		}
+		sums[key{d.stage, class}] += int64(consumer.CachedInfo().NumPending)
+	}
+	total := map[string]int64{}
+	for k, n := range sums {
+		m.backlog.WithLabelValues(k.stage, string(k.class)).Set(float64(n))
+		total[k.stage] += n
+	}
+	for stage, n := range total {
+		b.waiting[stage].Store(n)
+	}
+}
