@@ -1,0 +1,45 @@
+// Command bench measures the product. Every figure in the documentation comes
+// from one of its scenarios.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"slices"
+	"strings"
+
+	"github.com/adpa/processor/bench/internal/proc"
+)
+
+var scenarios = map[string]func(ctx context.Context, out io.Writer, args []string) error{
+	"pipeline": runPipeline,
+}
+
+func main() {
+	proc.Main()
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt)
+	defer stop()
+	if err := run(ctx, os.Stdout, os.Args[1:]); err != nil {
+		if !errors.Is(err, flag.ErrHelp) {
+			fmt.Fprintln(os.Stderr, "error:", err)
+		}
+		os.Exit(1)
+	}
+}
+
+func run(ctx context.Context, out io.Writer, args []string) error {
+	var names []string
+	for name := range scenarios {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	if len(args) == 0 || scenarios[args[0]] == nil {
+		return fmt.Errorf("name a scenario: %s (each takes -h)", strings.Join(names, ", "))
+	}
+	return scenarios[args[0]](ctx, out, args[1:])
+}
