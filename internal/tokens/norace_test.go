@@ -2,4 +2,7 @@
 
 package tokens
 
-const raceEnabled = false
+const (
+	raceEnabled = false
+	slower      = 1
+)
