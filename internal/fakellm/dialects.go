@@ -218,3 +218,15 @@ func (a *answers) vector(input []byte) []int {
 	}
 	return vector
 }
+
+// StreamEvents gives how many events the usual stream of an API has: openai,
+// anthropic or gemini.
+func (f *Fake) StreamEvents(api string) int {
+	switch api {
+	case "anthropic":
+		return len(f.answers.messageEvents)
+	case "gemini":
+		return len(f.answers.contents)
+	}
+	return len(f.answers.chatEvents)
+}

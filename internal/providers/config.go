@@ -182,5 +182,8 @@ func parseBase(base string) (*url.URL, error) {
 	case u.RawQuery != "" || u.Fragment != "":
 		return nil, fmt.Errorf("base_url: must not have a query or fragment; Azure's version goes into api_version")
 	}
+	if u.Path == "" {
+		u.Path = "/" // JoinPath would else make a relative path
+	}
 	return u, nil
 }

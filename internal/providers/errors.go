@@ -11,6 +11,7 @@ import (
 	"net"
 	"net/http"
 	"strings"
+	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -147,6 +148,7 @@ func (r *remote) redact(text string) string {
 // {"message": "text"} or {"detail": "text"}.
 type complaint struct {
 	message, kind, param, code string
+	retryDelay                 time.Duration // Gemini's google.rpc.RetryInfo
 }
 
 func readComplaint(body []byte) complaint {
@@ -180,6 +182,7 @@ func complaintOf(object jsontext.Value) complaint {
 		Status  jsontext.Value `json:"status"`
 		Param   jsontext.Value `json:"param"`
 		Code    jsontext.Value `json:"code"`
+		Details jsontext.Value `json:"details"`
 	}
 	if json.Unmarshal(object, &e, jsontext.AllowDuplicateNames(true), jsontext.AllowInvalidUTF8(true)) != nil {
 		return complaint{}
@@ -188,6 +191,12 @@ func complaintOf(object jsontext.Value) complaint {
 	if c.kind == "" {
 		c.kind = textOf(e.Status)
 	}
+	objects(e.Details, func(detail []byte) {
+		if span, ok := schemas.Member(detail, "retryDelay"); ok {
+			delay, _ := time.ParseDuration(textOf(span.Of(detail)))
+			c.retryDelay = clampWait(float64(delay))
+		}
+	})
 	return c
 }
 
@@ -216,6 +225,9 @@ func statusError(status int, header http.Header, body []byte, redact func(string
 		Unbilled:   status < 500 || status == 529,
 		RetryAfter: retryAfter(status, header),
 	}
+	if e.RetryAfter == 0 {
+		e.RetryAfter = c.retryDelay
+	}
 	e.Code, e.Message, e.Retryable = meaning(status, c)
 	// What is said about a wrong key tends to repeat a part of it.
 	if c.message != "" && status != http.StatusUnauthorized && status != http.StatusForbidden {
@@ -234,7 +246,7 @@ func statusError(status int, header http.Header, body []byte, redact func(string
 // call may succeed later.
 func meaning(status int, c complaint) (schemas.Code, string, bool) {
 	switch {
-	case c.code == "context_length_exceeded" || strings.Contains(c.message, "maximum context length"):
+	case c.tooLong():
 		return schemas.CodeContextLengthExceeded, "the prompt is longer than the model's context", false
 	case c.code == "insufficient_quota":
 		return schemas.CodeInsufficientQuota, "the provider's quota is used up", false
@@ -268,6 +280,20 @@ func meaning(status int, c complaint) (schemas.Code, string, bool) {
 		return schemas.CodeProviderError, "the provider refused the request", false
 	}
 	return schemas.CodeProviderError, "the provider failed", true
+}
+
+// tooLong tells whether the prompt did not fit: by OpenAI's code, or in the words
+// of vLLM, Anthropic, Gemini and llama.cpp, which have no code for it.
+func (c *complaint) tooLong() bool {
+	if c.code == "context_length_exceeded" || c.kind == "exceed_context_size_error" {
+		return true
+	}
+	for _, words := range []string{"maximum context length", "prompt is too long", "exceeds the maximum number of tokens"} {
+		if strings.Contains(c.message, words) {
+			return true
+		}
+	}
+	return false
 }
 
 // bounded shortens a text of others to what a message may hold, on one line.

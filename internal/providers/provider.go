@@ -68,6 +68,8 @@ const (
 
 var kinds = map[string]func(Config) (Provider, error){
 	KindOpenAI:    newOpenAI,
+	KindAnthropic: newAnthropic,
+	KindGemini:    newGemini,
 	KindSimulated: newSimulated,
 }
 
