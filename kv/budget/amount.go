@@ -40,6 +40,11 @@ func (a Amount) minus(b Amount) Amount {
 	return Amount{bounded(a.Tokens - b.Tokens), USD(bounded(int64(a.Cost - b.Cost))), bounded(a.Requests - b.Requests)}
 }
 
+// atLeast gives the larger of both, by unit.
+func (a Amount) atLeast(b Amount) Amount {
+	return Amount{max(a.Tokens, b.Tokens), max(a.Cost, b.Cost), max(a.Requests, b.Requests)}
+}
+
 // clamp makes an amount from outside safe to sum up.
 func (a Amount) clamp() Amount {
 	return Amount{bounded(a.Tokens), USD(bounded(int64(a.Cost))), bounded(a.Requests)}

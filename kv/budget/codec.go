@@ -16,7 +16,8 @@ import (
 //	              "models": {"gpt-4o": {"tokens": ...}}, "warned": [{"unit": "tokens", "limit": 2000, "percent": 50}]}],
 //	 "open": {"<id>": {"call": "...", "model": "gpt-4o", "estimate": {"tokens": 900, "nano_usd": 20000},
 //	                   "windows": [3], "until": 1795400000000}},
-//	 "usage": [{"date": "2026-11-23", "models": {"gpt-4o": {...}}}]}
+//	 "usage": [{"date": "2026-11-23", "models": {"gpt-4o": {...}}}],
+//	 "operation": "..."}
 //
 // The last of usage is the newest day; those before it wait to be put aside.
 
@@ -33,7 +34,7 @@ func (e *entry) size(id string) int {
 
 // bytes bounds what the record takes encoded.
 func (r *record) bytes() int {
-	n := r.size
+	n := r.size + windowOverhead
 	for _, w := range r.windows {
 		n += windowOverhead + modelOverhead*len(w.models)
 	}
@@ -81,7 +82,12 @@ func (r *record) appendTo(b []byte) []byte {
 		b = comma(b, len(r.past))
 		b = r.today.appendTo(b)
 	}
-	return append(b, "]}"...)
+	b = append(b, ']')
+	if r.operation != "" {
+		b = append(b, `,"operation":`...)
+		b = quote(b, r.operation)
+	}
+	return append(b, '}')
 }
 
 func (w *window) appendTo(b []byte) []byte {

@@ -28,6 +28,8 @@ func decodeRecord(data []byte, revision uint64) (*record, error) {
 			d.object(func(id string) { r.open[id] = d.entry() })
 		case "usage":
 			d.array(func() { r.past = append(r.past, d.day()) })
+		case "operation":
+			r.operation = d.text()
 		default:
 			d.unknown(name)
 		}
@@ -40,6 +42,13 @@ func decodeRecord(data []byte, revision uint64) (*record, error) {
 	}
 	r.sum()
 	return r, nil
+}
+
+// decodeDay reads a day that was put aside.
+func decodeDay(data []byte) (*day, error) {
+	d := decoder{dec: jsontext.NewDecoder(bytes.NewReader(data))}
+	u := d.day()
+	return u, d.err
 }
 
 // sum fills in what is open by window, and the entries' size.

@@ -76,14 +76,4 @@ func (d *Denial) message() string {
 		d.quantity(d.Estimate), d.Tenant, d.Window, d.quantity(d.Limit), d.quantity(d.Used), kept, reset)
 }
 
-func (d *Denial) quantity(n int64) string {
-	switch d.Unit {
-	case Dollars:
-		return "$" + USD(n).String()
-	case Requests:
-		if n == 1 {
-			return "1 request"
-		}
-	}
-	return fmt.Sprintf("%d %s", n, d.Unit)
-}
+func (d *Denial) quantity(n int64) Quantity { return Quantity{d.Unit, n} }

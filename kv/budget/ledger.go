@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/adpa/processor/internal/jsx"
+	"github.com/adpa/processor/schemas"
 )
 
 // Options is how a ledger is opened.
@@ -49,7 +50,7 @@ type Ledger struct {
 	js      jetstream.JetStream
 	budgets bucket
 	limits  bucket
-	tenants sync.Map // of name to *tenant
+	tenants sync.Map // of name to *tenantState
 
 	ctx     context.Context
 	cancel  context.CancelFunc
@@ -123,7 +124,7 @@ func (l *Ledger) configure(budgets []Config) {
 func (l *Ledger) watch(ctx context.Context) error {
 	for _, w := range []jsx.WatchConfig{
 		{Bucket: l.limits.name, Filter: "*", Apply: l.applyLimits},
-		{Bucket: l.budgets.name, Filter: "*", Apply: func(e jsx.Entry) { l.ensure(e.Key).hear(e) }},
+		{Bucket: l.budgets.name, Filter: "*", Apply: l.hear},
 	} {
 		stop, err := jsx.Watch(ctx, l.js, w)
 		if err != nil {
@@ -132,6 +133,12 @@ func (l *Ledger) watch(ctx context.Context) error {
 		l.stops = append(l.stops, stop)
 	}
 	return nil
+}
+
+func (l *Ledger) hear(e jsx.Entry) {
+	if schemas.ValidName(e.Key) {
+		l.ensure(e.Key).hear(e)
+	}
 }
 
 // Close ends the ledger: what waits gets ErrClosed. Reservations stay open.
@@ -164,7 +171,7 @@ func (l *Ledger) begin() bool {
 // charges the earlier one at its estimate, for its outcome is unknown.
 func (l *Ledger) Reserve(ctx context.Context, requests []Request) []Outcome {
 	outcomes := make([]Outcome, len(requests))
-	groups := map[*tenant][]int{}
+	groups := map[*tenantState][]int{}
 	for i := range requests {
 		r := &requests[i]
 		if err := r.validate(); err != nil {
@@ -175,7 +182,7 @@ func (l *Ledger) Reserve(ctx context.Context, requests []Request) []Outcome {
 			groups[t] = append(groups[t], i)
 		}
 	}
-	forEach(groups, func(t *tenant, indices []int) {
+	forEach(groups, func(t *tenantState, indices []int) {
 		decided := make([]Outcome, len(indices))
 		err := t.do(ctx, len(indices), false, t.reserve(l.until(requests, indices), decided))
 		if err != nil { // the writer may still be at work on decided
@@ -188,7 +195,7 @@ func (l *Ledger) Reserve(ctx context.Context, requests []Request) []Outcome {
 	return outcomes
 }
 
-func (t *tenant) reserve(requests []Request, outcomes []Outcome) func(*turn) {
+func (t *tenantState) reserve(requests []Request, outcomes []Outcome) func(*turn) {
 	return func(turn *turn) {
 		for i := range requests {
 			outcomes[i] = turn.reserve(&requests[i])
@@ -222,7 +229,7 @@ func failed(n int, err error) []Outcome {
 // not open any more, or never was, changes nothing. On an error some may not be
 // settled; settling again is harmless.
 func (l *Ledger) Settle(ctx context.Context, settlements []Settlement) error {
-	groups := map[*tenant][]Settlement{}
+	groups := map[*tenantState][]Settlement{}
 	for i := range settlements {
 		s := settlements[i]
 		if err := s.validate(); err != nil {
@@ -234,7 +241,7 @@ func (l *Ledger) Settle(ctx context.Context, settlements []Settlement) error {
 	}
 	var mu sync.Mutex
 	var errs []error
-	forEach(groups, func(t *tenant, list []Settlement) {
+	forEach(groups, func(t *tenantState, list []Settlement) {
 		err := t.do(ctx, len(list), true, func(turn *turn) {
 			for i := range list {
 				turn.settle(&list[i])
@@ -250,7 +257,7 @@ func (l *Ledger) Settle(ctx context.Context, settlements []Settlement) error {
 }
 
 // forEach runs work for each group, at once if there are several.
-func forEach[V any](groups map[*tenant][]V, work func(*tenant, []V)) {
+func forEach[V any](groups map[*tenantState][]V, work func(*tenantState, []V)) {
 	if len(groups) == 1 {
 		for t, group := range groups {
 			work(t, group)
@@ -304,19 +311,26 @@ var closedChannel = func() chan struct{} {
 	return c
 }()
 
-func (l *Ledger) find(name string) *tenant {
+func (l *Ledger) find(name string) *tenantState {
 	if t, ok := l.tenants.Load(name); ok {
-		return t.(*tenant)
+		return t.(*tenantState)
 	}
 	return nil
 }
 
-func (l *Ledger) ensure(name string) *tenant {
+func (l *Ledger) ensure(name string) *tenantState {
 	if t := l.find(name); t != nil {
 		return t
 	}
 	t, _ := l.tenants.LoadOrStore(name, newTenant(l, name))
-	return t.(*tenant)
+	return t.(*tenantState)
+}
+
+func (l *Ledger) each(do func(*tenantState)) {
+	l.tenants.Range(func(_, t any) bool {
+		do(t.(*tenantState))
+		return true
+	})
 }
 
 func (l *Ledger) now() time.Time { return l.options.Now() }

@@ -10,6 +10,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 
 	"github.com/adpa/processor/internal/jsx"
+	"github.com/adpa/processor/schemas"
 )
 
 // limitsRecord is what the limits bucket holds for a tenant.
@@ -20,6 +21,9 @@ type limitsRecord struct {
 // applyLimits takes over limits that were set at run time. What cannot be read
 // leaves the limits as they are.
 func (l *Ledger) applyLimits(e jsx.Entry) {
+	if !schemas.ValidName(e.Key) {
+		return
+	}
 	var configs []Config
 	if !e.Deleted {
 		var err error

@@ -27,7 +27,10 @@ type record struct {
 	open     map[string]*entry // by request id
 	today    *day              // what was used by model on the newest day
 	past     []*day            // earlier days that are not put aside yet
-	size     int               // what the open entries take encoded at most, in bytes
+	// operation is the id of the last change that an operator made, so that
+	// trying again after a lost answer does not make it twice.
+	operation string
+	size      int // what the open entries take encoded at most, in bytes
 }
 
 // window is what was used in a stretch of time.
@@ -230,18 +233,6 @@ func (r *record) use(date, model string, used account) {
 	}
 	sum := models[model]
 	models[model] = account{Settled: sum.Settled.plus(used.Settled), Lost: sum.Lost.plus(used.Lost)}
-}
-
-// reap forfeits the reservations whose time is over. It reports whether there were any.
-func (r *record) reap(now time.Time) bool {
-	found, date := false, dateOf(now)
-	for id, e := range r.open {
-		if e.until < now.UnixMilli() {
-			r.forfeit(id, e, date)
-			found = true
-		}
-	}
-	return found
 }
 
 // sweep drops the windows that are over on every clock.

@@ -11,7 +11,7 @@ type turn struct {
 	rules   *rules
 	spans   []span
 	now     time.Time
-	windows []int // that a reservation made now counts in
+	numbers []int // of the windows that a reservation made now counts in
 	bounds  bounds
 
 	changed bool // the record is to be written
@@ -30,9 +30,19 @@ func newTurn(base *record, rules *rules, now time.Time, b bounds) *turn {
 	t := &turn{record: base.change(), rules: rules, spans: rules.spans(now), now: now, bounds: b}
 	t.sweep(now.Unix())
 	t.begin(t.spans, rules.tracked)
-	t.windows = t.current(now.Unix())
-	t.changed = t.reap(now)
+	t.numbers = t.current(now.Unix())
 	return t
+}
+
+// reap forfeits the reservations whose time is over.
+func (t *turn) reap() {
+	date, now := dateOf(t.now), t.now.UnixMilli()
+	for id, e := range t.open {
+		if e.until < now {
+			t.forfeit(id, e, date)
+			t.changed = true
+		}
+	}
 }
 
 // reserve decides on one request. Applied again after a write whose outcome is
@@ -55,7 +65,7 @@ func (t *turn) reserve(r *Request) Outcome {
 		t.unsure = true
 		return Outcome{State: Denied, Denial: denial}
 	}
-	e := &entry{call: r.Call, model: r.Model, estimate: r.estimate(), windows: t.windows, until: r.Until.UnixMilli()}
+	e := &entry{call: r.Call, model: r.Model, estimate: r.estimate(), windows: t.numbers, until: r.Until.UnixMilli()}
 	if state == Wait || t.full(r.ID, e) {
 		t.unsure = true
 		return Outcome{State: Wait}
@@ -132,6 +142,15 @@ func (l *limit) denial(s span, w *window, r *Request) *Denial {
 		d.Action = Reject // no reset lets it pass
 	}
 	return d
+}
+
+// once runs an operator's change unless it was written before: unlike
+// reservations and settlements, it does not show in the record by itself.
+func (t *turn) once(operation string, change func() (changed bool)) {
+	t.unsure = true
+	if t.operation != operation && change() {
+		t.operation, t.changed = operation, true
+	}
 }
 
 // settle ends a reservation, if that call is open. It reports whether it was.

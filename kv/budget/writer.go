@@ -32,9 +32,9 @@ type batch struct {
 	done  chan struct{}
 }
 
-// tenant is one tenant's ledger in this process: what is known of its record,
+// tenantState is one tenant's ledger in this process: what is known of its record,
 // and the writer that changes it.
-type tenant struct {
+type tenantState struct {
 	ledger *Ledger
 	name   string
 	room   *semaphore.Weighted // operations that may wait
@@ -52,8 +52,8 @@ type tenant struct {
 	poll    *time.Timer
 }
 
-func newTenant(l *Ledger, name string) *tenant {
-	t := &tenant{ledger: l, name: name, room: semaphore.NewWeighted(int64(l.options.MaxQueued)),
+func newTenant(l *Ledger, name string) *tenantState {
+	t := &tenantState{ledger: l, name: name, room: semaphore.NewWeighted(int64(l.options.MaxQueued)),
 		known: &record{}, rules: compile(nil)}
 	t.show()
 	return t
@@ -61,7 +61,7 @@ func newTenant(l *Ledger, name string) *tenant {
 
 // do has operations applied and waits for it. It returns before that when ctx
 // ends: then they may have been applied, may still be, or not.
-func (t *tenant) do(ctx context.Context, size int, first bool, apply func(*turn)) error {
+func (t *tenantState) do(ctx context.Context, size int, first bool, apply func(*turn)) error {
 	weight := int64(min(size, t.ledger.options.MaxQueued))
 	if err := t.room.Acquire(ctx, weight); err != nil {
 		return err
@@ -82,7 +82,7 @@ func (t *tenant) do(ctx context.Context, size int, first bool, apply func(*turn)
 }
 
 // enqueue hands a batch to the writer, starting one if none runs.
-func (t *tenant) enqueue(b *batch) error {
+func (t *tenantState) enqueue(b *batch) error {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.writing {
@@ -99,7 +99,7 @@ func (t *tenant) enqueue(b *batch) error {
 }
 
 // write commits what waits, all of it together, until nothing does.
-func (t *tenant) write() {
+func (t *tenantState) write() {
 	defer t.ledger.running.Done()
 	for {
 		batches, base := t.take()
@@ -112,7 +112,7 @@ func (t *tenant) write() {
 
 // take gives what waits and the newest record that is known. Without anything
 // waiting the writer ends.
-func (t *tenant) take() ([]*batch, *record) {
+func (t *tenantState) take() ([]*batch, *record) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.catchUp()
@@ -137,7 +137,7 @@ func (t *tenant) take() ([]*batch, *record) {
 // A refusal may only be decided on a record that was current after the request
 // came in. A write that succeeds proves that of the record it was based on;
 // without one the record is read from the leader.
-func (t *tenant) commit(batches []*batch, base *record) {
+func (t *tenantState) commit(batches []*batch, base *record) {
 	fresh := false
 	for attempt := 0; ; attempt++ {
 		if batches = present(batches); len(batches) == 0 || t.ledger.ctx.Err() != nil {
@@ -171,26 +171,30 @@ func (t *tenant) commit(batches []*batch, base *record) {
 	}
 }
 
-// apply applies batches to a copy of a record, settlements first, since they
-// make room.
-func (t *tenant) apply(base *record, batches []*batch) *turn {
+// apply applies batches to a copy of a record: settlements first, since they
+// make room and may come late but in time, then what has to be reaped.
+func (t *tenantState) apply(base *record, batches []*batch) *turn {
 	t.mu.Lock()
 	rules := t.rules
 	t.mu.Unlock()
 	turn := newTurn(base, rules, t.ledger.now(), t.ledger.bounds)
-	for _, first := range []bool{true, false} {
-		for _, b := range batches {
-			if b.first == first {
-				b.apply(turn)
-			}
-		}
-	}
+	turn.run(batches, true)
+	turn.reap()
+	turn.run(batches, false)
 	turn.warn(t.name)
 	return turn
 }
 
+func (t *turn) run(batches []*batch, first bool) {
+	for _, b := range batches {
+		if b.first == first {
+			b.apply(t)
+		}
+	}
+}
+
 // put writes the record of a turn.
-func (t *tenant) put(turn *turn) error {
+func (t *tenantState) put(turn *turn) error {
 	value := turn.appendTo(make([]byte, 0, turn.bytes()))
 	revision, err := t.ledger.budgets.put(t.ledger.ctx, t.name, value, turn.revision)
 	if err != nil {
@@ -203,7 +207,7 @@ func (t *tenant) put(turn *turn) error {
 
 // join adds what has come to wait since, as long as it fits: a round trip later
 // the group may be larger, and the read that follows is after all of them.
-func (t *tenant) join(batches []*batch) []*batch {
+func (t *tenantState) join(batches []*batch) []*batch {
 	size := 0
 	for _, b := range batches {
 		size += b.size
@@ -219,7 +223,7 @@ func (t *tenant) join(batches []*batch) []*batch {
 }
 
 // read reads the record from the leader.
-func (t *tenant) read() (*record, error) {
+func (t *tenantState) read() (*record, error) {
 	t.mu.Lock()
 	before := t.known.revision
 	t.mu.Unlock()
@@ -235,7 +239,7 @@ func (t *tenant) read() (*record, error) {
 }
 
 // after does what a written record entails.
-func (t *tenant) after(turn *turn) {
+func (t *tenantState) after(turn *turn) {
 	for i := range turn.events {
 		t.ledger.publish(&turn.events[i])
 	}
@@ -246,7 +250,7 @@ func (t *tenant) after(turn *turn) {
 
 // putAside stores days that are over under keys of their own and takes them out
 // of the record. A day that is over never changes, so storing it twice is harmless.
-func (t *tenant) putAside(past []*day) {
+func (t *tenantState) putAside(past []*day) {
 	stored := map[string]bool{}
 	for _, d := range past {
 		_, err := t.ledger.budgets.put(t.ledger.ctx, dayKey(t.name, d.date), d.appendTo(nil), 0, jetstream.WithMsgTTL(dayTTL))
@@ -267,7 +271,7 @@ func (t *tenant) putAside(past []*day) {
 }
 
 // adopt takes a record for the newest known, if it is.
-func (t *tenant) adopt(r *record) {
+func (t *tenantState) adopt(r *record) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if r.revision > t.known.revision {
@@ -278,7 +282,7 @@ func (t *tenant) adopt(r *record) {
 
 // hear takes a change of the record from the watch. While the writer is at work
 // it is put by: it is likely the writer's own, and only the newest counts.
-func (t *tenant) hear(e jsx.Entry) {
+func (t *tenantState) hear(e jsx.Entry) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.heard = e
@@ -289,7 +293,7 @@ func (t *tenant) hear(e jsx.Entry) {
 
 // catchUp reads the newest change that was heard of, if it is news. The caller
 // holds mu.
-func (t *tenant) catchUp() {
+func (t *tenantState) catchUp() {
 	e := t.heard
 	t.heard = jsx.Entry{}
 	if e.Revision <= t.known.revision {
@@ -308,7 +312,7 @@ func (t *tenant) catchUp() {
 }
 
 // forget makes any record newer than what is known.
-func (t *tenant) forget() {
+func (t *tenantState) forget() {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.known = &record{}
@@ -317,12 +321,12 @@ func (t *tenant) forget() {
 
 // show publishes what is known for local answers, and wakes the waiters.
 // The caller holds mu.
-func (t *tenant) show() {
+func (t *tenantState) show() {
 	t.view.Store(newView(t.known, t.rules, t.ledger.now()))
 	t.wake()
 }
 
-func (t *tenant) wake() {
+func (t *tenantState) wake() {
 	if t.changed != nil {
 		close(t.changed)
 		t.changed = nil
@@ -331,7 +335,7 @@ func (t *tenant) wake() {
 }
 
 // wait gives the channel that the next change closes.
-func (t *tenant) wait() <-chan struct{} {
+func (t *tenantState) wait() <-chan struct{} {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	if t.changed == nil {
@@ -349,7 +353,7 @@ func (t *tenant) wait() <-chan struct{} {
 }
 
 // limit sets the budgets: those of the configuration, or those set at run time.
-func (t *tenant) limit(change func()) {
+func (t *tenantState) limit(change func()) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	change()
@@ -358,7 +362,7 @@ func (t *tenant) limit(change func()) {
 }
 
 // configs gives the budgets that hold. The caller holds mu.
-func (t *tenant) configs() []Config {
+func (t *tenantState) configs() []Config {
 	if t.set != nil {
 		return t.set
 	}
