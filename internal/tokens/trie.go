@@ -14,6 +14,10 @@ import (
 type trie struct {
 	nodes  []node // and one more, to end the children of the last
 	labels []byte // by node: the byte that leads to it
+
+	// second is the node that two bytes lead to, or 0: the first two steps
+	// in one, for there the nodes have the most children.
+	second [1 << 16]uint32
 }
 
 // node has as children the nodes from its first to the first of the node after it.
@@ -29,7 +33,7 @@ const hasTail = 1 << 31
 // byte, so that the first level of the trie is found by counting.
 func (v *vocabulary) indexPrefixes() {
 	sorted := v.sorted()
-	t := trie{
+	t := &trie{
 		nodes:  make([]node, 1, 2*len(sorted)),
 		labels: make([]byte, 1, 2*len(sorted)),
 	}
@@ -63,6 +67,11 @@ func (v *vocabulary) indexPrefixes() {
 		}
 	}
 	t.nodes = append(t.nodes, node{first: uint32(len(queue))})
+	for b := range uint32(256) {
+		for child := t.nodes[1+b].first; child < t.nodes[2+b].first; child++ {
+			t.second[b<<8|uint32(t.labels[child])] = child
+		}
+	}
 	v.trie = t
 }
 
@@ -97,10 +106,16 @@ func (v *vocabulary) sorted() []uint32 {
 // longestPrefix returns the longest token that text, which is not empty,
 // starts with.
 func (v *vocabulary) longestPrefix(text []byte) uint32 {
-	t := &v.trie
-	at := 1 + uint32(text[0])
-	match := none
-	for depth := 1; ; depth++ {
+	t := v.trie
+	match := t.nodes[1+uint32(text[0])].token
+	if len(text) == 1 {
+		return match
+	}
+	at := t.second[uint32(text[0])<<8|uint32(text[1])]
+	if at == 0 {
+		return match
+	}
+	for depth := 2; ; depth++ {
 		n := t.nodes[at]
 		if n.token != none {
 			if n.token&hasTail == 0 {

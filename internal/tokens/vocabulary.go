@@ -26,7 +26,7 @@ type vocabulary struct {
 
 	// What merge needs. A token that merging never reaches (it is found only
 	// where it is a whole piece) has no part in these.
-	trie   trie     // tokens by their bytes
+	trie   *trie    // tokens by their bytes
 	prefix []uint32 // by token: the longest token that is a proper prefix, or none
 	halves []pair   // by token: the two that were merged into it; a single byte is both its halves
 	pairs  []uint64 // hash table: two tokens that merge, and into what
