@@ -77,16 +77,23 @@ func (c *Compressor) Body(body []byte, o Options) Result {
 	if !config.Enabled {
 		return result
 	}
-	edits := c.structural(body, passes, &result)
-	if len(edits) > 0 {
-		if out, err := spliceBody(body, edits); err == nil {
-			result.Body, result.Changed = out, true
-		}
+	var edits []bodyEdit
+	if slices.Contains(config.Techniques, Semantic) {
+		edits = c.semantic(body, passes, config, o, &result)
+	} else {
+		edits = c.structural(body, passes, &result)
+	}
+	if len(edits) == 0 {
+		return result
+	}
+	if out, err := spliceBody(body, edits); err == nil {
+		result.Body, result.Changed = out, true
 	}
 	return result
 }
 
-// structural gives the edits of the passes that pay.
+// structural gives the edits of the passes that pay. It reads nothing but the
+// texts that look promising.
 func (c *Compressor) structural(body []byte, passes []pass, result *Result) []bodyEdit {
 	if len(passes) == 0 {
 		return nil
@@ -104,23 +111,52 @@ func (c *Compressor) structural(body []byte, passes []pass, result *Result) []bo
 			}
 			if r, ok := rewrite(text, m.from, passes, c.count); ok {
 				edits = append(edits, bodyEdit{p, r.text})
-				result.add(r)
+				result.Original += r.original
+				result.Sent += r.sent
+				result.addSavings(r.savings)
 			}
 		}
 	})
 	return edits
 }
 
-func (r *Result) add(w rewritten) {
-	r.Original += w.original
-	r.Sent += w.sent
-	for _, s := range w.savings {
+// semantic gives the edits of the structural passes and of the extraction that
+// runs on what they leave.
+func (c *Compressor) semantic(body []byte, passes []pass, config Config, o Options, result *Result) []bodyEdit {
+	given := readTexts(body)
+	texts := slices.Clone(given)
+	for i, t := range texts {
+		if r, ok := rewrite(t.text, t.from, passes, c.count); ok {
+			texts[i].text = r.text
+			result.addSavings(r.savings)
+		}
+	}
+	c.extractTexts(texts, config, o, result)
+	var edits []bodyEdit
+	for i, t := range texts {
+		if t.text != given[i].text {
+			edits = append(edits, bodyEdit{t.part, t.text})
+			result.Original += c.count(given[i].text)
+			result.Sent += c.count(t.text)
+		}
+	}
+	return edits
+}
+
+func (r *Result) addSavings(savings []Saving) {
+	for _, s := range savings {
 		r.Savings = addSaving(r.Savings, s)
 	}
 }
 
-// Text compresses a text that stands alone. Without a query the semantic pass
-// looks for one in the text.
+// extracted notes what the semantic pass did.
+func (r *Result) extracted(x extraction, saved int) {
+	r.Preservation, r.QueryMatch = x.preservation, x.queryMatch
+	r.Savings = addSaving(r.Savings, Saving{Pass: Semantic, Tokens: saved, Lossy: true})
+}
+
+// Text compresses a text that stands alone. With a query the whole text is read
+// for it; without one the semantic pass looks for a question in the text.
 func (c *Compressor) Text(text, query string, o Options) Result {
 	result := Result{Text: text, Preservation: 1}
 	config, passes := c.settings(o)
@@ -132,5 +168,31 @@ func (c *Compressor) Text(text, query string, o Options) Result {
 	if r, ok := rewrite(text, roleOther, passes, c.count); ok {
 		result.Text, result.Sent, result.Savings, result.Changed = r.text, r.sent, r.savings, true
 	}
+	if slices.Contains(config.Techniques, Semantic) {
+		c.extractText(&result, query, config, o)
+	}
 	return result
+}
+
+func (c *Compressor) extractText(result *Result, query string, config Config, o Options) {
+	if query == "" {
+		query = o.Query
+	}
+	s := source{text: result.Text, end: len(result.Text)}
+	if query == "" {
+		s.start, s.end, query = splitPrompt(s.text)
+	}
+	if s.end == s.start {
+		return
+	}
+	x, ok := extract([]source{s}, query, config, o.Keep, c.count)
+	if !ok {
+		return
+	}
+	sent := c.count(x.texts[0])
+	if sent >= result.Sent {
+		return
+	}
+	result.extracted(x, result.Sent-sent)
+	result.Text, result.Sent, result.Changed = x.texts[0], sent, true
 }

@@ -22,6 +22,9 @@ type Options struct {
 	Query string `json:"query,omitempty"`
 	// Keep are strings: semantic keeps every segment that holds one of them.
 	Keep []string `json:"keep,omitempty"`
+	// Prefix is what is known about the provider's prompt cache. The caller of
+	// the package fills it in, never the request.
+	Prefix Prefix `json:"-"`
 }
 
 const (

@@ -1,0 +1,139 @@
+package compress
+
+import (
+	"slices"
+	"strings"
+)
+
+// query is what documents are read for.
+type query struct {
+	text  string
+	terms map[string]int // term to its number
+	size  int            // how many different terms
+	order []int          // the terms as they follow each other
+	set   prefixSet
+	names []string // identifiers, numbers and quoted strings, as they are written
+	wants answerKind
+}
+
+// answerKind is what the answer to a question looks like.
+type answerKind uint8
+
+const (
+	anyAnswer answerKind = iota
+	nameAnswer
+	dateAnswer
+	countAnswer
+)
+
+// maxQueryTerms bounds the terms of a query, and with it the work for each
+// segment.
+const maxQueryTerms = 64
+
+func newQuery(text string) *query {
+	q := &query{text: text, terms: map[string]int{}}
+	r := termReader{text: text}
+	for {
+		term, _, ok := r.next()
+		if !ok {
+			break
+		}
+		q.addTerm(string(term))
+	}
+	q.names = identifiers(text)
+	q.wants = answerOf(text)
+	return q
+}
+
+func (q *query) addTerm(term string) {
+	if term == "" || stopStems[term] || len(term) == 1 && !digit(term[0]) {
+		return
+	}
+	if n, known := q.terms[term]; known {
+		q.order = append(q.order, n)
+		return
+	}
+	if q.size == maxQueryTerms {
+		return
+	}
+	n := q.size
+	q.size++
+	q.order = append(q.order, n)
+	q.set.add(term)
+	q.terms[term] = n
+	for _, other := range formsOf[term] {
+		if _, known := q.terms[other]; !known {
+			q.terms[other] = n
+			q.set.add(other)
+		}
+	}
+}
+
+// identifiers gives the parts of a query that have to be found as they are:
+// numbers, quoted strings, code identifiers, paths, addresses, UUIDs.
+func identifiers(text string) []string {
+	const most = 16
+	var names []string
+	add := func(s string) {
+		s = strings.Trim(s, ".,:;?!()[]{}\"'`")
+		if len(s) > 1 && len(names) < most && !slices.Contains(names, s) {
+			names = append(names, s)
+		}
+	}
+	for _, quote := range []string{`"`, "`"} {
+		parts := strings.Split(text, quote)
+		for i := 1; i+1 < len(parts); i += 2 {
+			if len(parts[i]) <= 200 {
+				add(parts[i])
+			}
+		}
+	}
+	for word := range strings.FieldsSeq(text) {
+		if isIdentifier(strings.Trim(word, ".,:;?!()[]{}\"'`")) {
+			add(word)
+		}
+	}
+	return names
+}
+
+// isIdentifier reports whether a word is more than a word of a language.
+func isIdentifier(word string) bool {
+	inner := false
+	for i := range len(word) {
+		switch c := word[i]; {
+		case digit(c), c == '_', c == '/', c == '\\', c == '@', c == ':':
+			return len(word) > 1
+		case i > 0 && c >= 'A' && c <= 'Z' && word[i-1] >= 'a' && word[i-1] <= 'z':
+			inner = true
+		case i > 0 && i+1 < len(word) && c == '.' && isLetter(word[i-1]) && isLetter(word[i+1]):
+			inner = len(word) > 4
+		}
+	}
+	return inner
+}
+
+// answerOf tells by the first question word what is asked for.
+func answerOf(text string) answerKind {
+	words := strings.Fields(strings.ToLower(text))
+	for i, w := range words[:min(len(words), 40)] {
+		next := ""
+		if i+1 < len(words) {
+			next = words[i+1]
+		}
+		switch strings.Trim(w, ",.:?\"'") {
+		case "who", "whose", "whom":
+			return nameAnswer
+		case "when":
+			return dateAnswer
+		case "what", "which":
+			if next == "year" || next == "date" || next == "day" {
+				return dateAnswer
+			}
+		case "how":
+			if next == "many" || next == "much" || next == "long" || next == "old" || next == "far" || next == "tall" {
+				return countAnswer
+			}
+		}
+	}
+	return anyAnswer
+}
