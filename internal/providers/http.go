@@ -56,7 +56,7 @@ func newRemote(cfg Config, d dialect) *remote {
 	for name, value := range cfg.Headers {
 		headers[http.CanonicalHeaderKey(name)] = []string{string(value)}
 	}
-	return &remote{cfg: cfg, pool: newPool(cfg), dialect: d, headers: headers}
+	return &remote{cfg: cfg, pool: newPool(cfg, d.models().Scheme == "https"), dialect: d, headers: headers}
 }
 
 // Name implements Provider.
@@ -154,10 +154,32 @@ type exchange struct {
 // send sends a request and gives the response to it if its status is 2xx; its
 // body is still to be read, and end to be called.
 func (x *exchange) send(method string, target *url.URL, body []byte, call *schemas.Call) (*http.Response, error) {
+	x.ctx, x.cancel = x.parent, func() {}
+	if err := x.remote.pool.enter(x.parent); err != nil {
+		return nil, x.failed(err)
+	}
+	// Waiting for a slot is not the provider's time.
 	x.ctx, x.cancel = context.WithTimeout(x.parent, x.remote.cfg.Timeout)
-	x.remote.pool.active.Add(1)
+	response, err := x.roundTrip(x.request(method, target, body, call))
+	if err != nil {
+		defer x.end(nil)
+		return nil, x.failed(err)
+	}
+	x.remote.limits.note(x.model, response.Header)
+	if response.StatusCode/100 != 2 {
+		defer x.end(response)
+		return nil, x.refused(response)
+	}
+	return response, nil
+}
+
+// request makes the HTTP request of a call.
+func (x *exchange) request(method string, target *url.URL, body []byte, call *schemas.Call) *http.Request {
 	// The trace tells a call that never left from one whose outcome is unknown.
-	trace := &httptrace.ClientTrace{GotConn: func(httptrace.GotConnInfo) { x.sent.Store(true) }}
+	trace := &httptrace.ClientTrace{
+		GotConn:          func(httptrace.GotConnInfo) { x.sent.Store(true) },
+		TLSHandshakeDone: x.remote.pool.learn,
+	}
 	request := (&http.Request{
 		Method: method, URL: target, Host: target.Host,
 		Proto: "HTTP/1.1", ProtoMajor: 1, ProtoMinor: 1,
@@ -170,18 +192,22 @@ func (x *exchange) send(method string, target *url.URL, body []byte, call *schem
 		// connection before a byte was written.
 		request.GetBody = func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(body)), nil }
 	}
-	// RoundTrip, not Client.Do: a redirected POST is an error here, and there are no cookies.
-	response, err := x.remote.pool.transport.RoundTrip(request)
-	if err != nil {
-		defer x.end(nil)
-		return nil, x.failed(err)
+	return request
+}
+
+// roundTrip sends a request, once more where all that failed was a connection
+// that turned out not to be needed.
+func (x *exchange) roundTrip(request *http.Request) (*http.Response, error) {
+	for {
+		// RoundTrip, not Client.Do: a redirected POST is an error here, and there are no cookies.
+		response, err := x.remote.pool.transport.RoundTrip(request)
+		if err == nil || !errors.Is(err, errShared) || x.ctx.Err() != nil {
+			return response, err
+		}
+		if request.GetBody != nil {
+			request.Body, _ = request.GetBody() // cannot fail
+		}
 	}
-	x.remote.limits.note(x.model, response.Header)
-	if response.StatusCode/100 != 2 {
-		defer x.end(response)
-		return nil, x.refused(response)
-	}
-	return response, nil
 }
 
 // header gives the headers of one call: the shared ones, and the call's id.
@@ -207,7 +233,7 @@ func (x *exchange) end(response *http.Response) {
 		_ = response.Body.Close()
 	}
 	x.cancel()
-	x.remote.pool.active.Add(-1)
+	x.remote.pool.leave()
 }
 
 var errTooLarge = errors.New("the answer is too large")

@@ -15,9 +15,9 @@ import (
 // Provider calls the models of one upstream.
 //
 // Generate makes exactly one call: it never retries by itself, except where
-// net/http does so because certainly nothing was sent. Chat completions, streamed
+// certainly nothing was sent. Chat completions, streamed
 // or not, and embeddings all go through it, as the Call says. It may be used by
-// any number of goroutines; past max_connections it waits for a connection.
+// any number of goroutines; past max_connections they wait, in the order of their arrival.
 // A failure is a *schemas.CallError, found with errors.As. A zero Usage in an
 // Answer means that the provider did not say what it billed.
 //
@@ -52,10 +52,11 @@ type Limited interface {
 
 // Stats is the state of a pool of connections.
 type Stats struct {
-	Open   int   // connections that are open now
-	Active int   // calls that run or wait for a connection now
-	Idle   int   // open connections that no call uses
-	Opened int64 // connections that were opened since the start
+	Open    int   // connections that are open now, or being opened
+	Idle    int   // open connections that no call uses
+	Active  int   // calls that run now, at most max_connections
+	Waiting int   // calls that wait until one of them is done
+	Opened  int64 // connections that were opened since the start
 }
 
 // The kinds of providers.
