@@ -247,12 +247,16 @@ func TestEncodeAppends(t *testing.T) {
 
 func TestConcurrentUse(t *testing.T) {
 	var wg sync.WaitGroup
+	requests := counter(t)
 	for i := range 16 {
 		wg.Go(func() {
 			enc, err := Load(Names()[i%len(Names())])
 			if err != nil {
 				t.Error(err)
 				return
+			}
+			if count, err := requests.Chat("gpt-4", []byte(cookbookMessages)); err != nil || count.Total() != 129 {
+				t.Errorf("counted %v, %v: want 129", count, err)
 			}
 			for _, text := range texts {
 				if got, want := enc.Count(text), len(enc.Encode(nil, text)); got != want {

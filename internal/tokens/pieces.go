@@ -67,11 +67,15 @@ func fill(c class, tables ...*unicode.RangeTable) {
 // at returns the class of the character at text[i] and its size in bytes; at
 // the end of the text no class and no bytes.
 func at(text []byte, i int) (class, int) {
+	if i < len(text) && text[i] < utf8.RuneSelf {
+		return classes[text[i]], 1
+	}
+	return wideAt(text, i)
+}
+
+func wideAt(text []byte, i int) (class, int) {
 	if i >= len(text) {
 		return 0, 0
-	}
-	if text[i] < utf8.RuneSelf {
-		return classes[text[i]], 1
 	}
 	r, size := utf8.DecodeRune(text[i:])
 	return classes[r], size
@@ -80,19 +84,21 @@ func at(text []byte, i int) (class, int) {
 // run returns the end of the run of characters of the classes in set that
 // starts at text[i].
 func run(text []byte, i int, set class) int {
-	for {
-		for i < len(text) && text[i] < utf8.RuneSelf {
+	for i < len(text) {
+		if text[i] < utf8.RuneSelf {
 			if classes[text[i]]&set == 0 {
 				return i
 			}
 			i++
+			continue
 		}
-		c, size := at(text, i)
+		c, size := wideAt(text, i)
 		if c&set == 0 {
 			return i
 		}
 		i += size
 	}
+	return i
 }
 
 // digits returns the end of \p{N}{1,3} at a number at text[i].
