@@ -85,14 +85,7 @@ func preferences(w io.Writer, dir string) error {
 		name   string
 		values []float64
 	}{{"Pair", byPair}, {"the greater Score", byScore}, {"the longer answer", byLength}, {"Pair minus the longer answer", gain}} {
-		mean := func(sample []int) (sum float64) {
-			for _, i := range sample {
-				sum += line.values[i] / float64(len(sample))
-			}
-			return sum
-		}
-		low, high := interval(len(line.values), mean)
-		fmt.Fprintf(w, "  %-34s n %4d  %.3f [%.3f, %.3f]\n", line.name, len(line.values), mean(all(len(line.values))), low, high)
+		fmt.Fprintf(w, "  %-34s n %4d  %s\n", line.name, len(line.values), share(line.values))
 	}
 	return nil
 }

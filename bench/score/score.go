@@ -22,7 +22,7 @@ func Run(w io.Writer, dataDir string, args []string) error {
 	if len(args) > 0 {
 		return fmt.Errorf("unknown argument %.64q: give none, or fit", strings.Join(args, " "))
 	}
-	for _, part := range []func(io.Writer, string) error{refusals, relevances, groundednesses, preferences, dialogues} {
+	for _, part := range []func(io.Writer, string) error{refusals, relevances, groundednesses, preferences, dialogues, failures, speed} {
 		if err := part(w, dataDir); err != nil {
 			return err
 		}

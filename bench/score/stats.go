@@ -104,6 +104,14 @@ func pick(v []float64, sample []int) []float64 {
 	return out
 }
 
+// mean gives the mean of the values at the indices of a sample.
+func mean(v []float64, sample []int) (sum float64) {
+	for _, i := range sample {
+		sum += v[i] / float64(len(sample))
+	}
+	return sum
+}
+
 func pickBool(v []bool, sample []int) []bool {
 	out := make([]bool, len(sample))
 	for i, k := range sample {

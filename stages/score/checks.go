@@ -2,12 +2,15 @@ package score
 
 import (
 	"bytes"
+	"errors"
+	"io"
 	"unicode"
 	"unicode/utf8"
 )
 
 // truncated tells whether an answer stops too early: the provider says so, or the text
-// ends inside a code block or on a word that no sentence ends on.
+// ends inside a code block, a JSON value or a sentence. Most cuts leave no trace but in
+// running text, so that only some of those that no provider reports are seen.
 func (x *scratch) truncated(c *choice) bool {
 	if string(c.finish.of(x.output)) == "length" {
 		return true
@@ -16,7 +19,7 @@ func (x *scratch) truncated(c *choice) bool {
 	if len(text) == 0 || len(c.calls) > 0 {
 		return false
 	}
-	if openFence(text) {
+	if openFence(text) || x.openValue(text) {
 		return true
 	}
 	// Of a short answer one cannot say: "the" may answer a question about grammar.
@@ -24,12 +27,47 @@ func (x *scratch) truncated(c *choice) bool {
 		return false
 	}
 	switch last, _ := utf8.DecodeLastRune(text); last {
-	case ',', '(', '[', '{', '、', '，', '（':
+	case '(', '[', '{', '、', '，', '（':
 		return true
+	case ',':
+		return hasWords(lastLine(text), 4) // not "Best regards,"
 	default:
-		return unicode.IsLetter(last) && danglingWords.has(x.answer.words[len(x.answer.words)-1].full)
+		return unicode.IsLetter(last) && (danglingWords.has(x.answer.words[len(x.answer.words)-1].full) || openSentence(text))
 	}
 }
+
+// openValue tells whether a text is a JSON value without its end.
+func (x *scratch) openValue(text []byte) bool {
+	if text[0] != '{' && text[0] != '[' {
+		return false
+	}
+	return x.reader.reset(text) == nil && errors.Is(x.reader.dec.SkipValue(), io.ErrUnexpectedEOF)
+}
+
+// openSentence tells whether the last line holds whole sentences and the beginning of one
+// more. A line without a whole sentence may be a title, a list item or a signature.
+func openSentence(text []byte) bool {
+	line := lastLine(text)
+	end := bytes.LastIndexAny(line, ".!?")
+	if end < 0 || end+2 >= len(line) || line[end+1] != ' ' || !unicode.IsUpper(rune(line[end+2])) {
+		return false
+	}
+	before := line[:end]
+	word := before[bytes.LastIndexByte(before, ' ')+1:]
+	return len(word) >= 4 && bytes.IndexByte(word, '.') < 0 && hasWords(before, 4)
+}
+
+// hasWords tells whether a text has at least n words, by white space.
+func hasWords(text []byte, n int) bool {
+	for range bytes.FieldsSeq(text) {
+		if n--; n == 0 {
+			return true
+		}
+	}
+	return false
+}
+
+func lastLine(text []byte) []byte { return text[bytes.LastIndexByte(text, '\n')+1:] }
 
 // minCutWords is the length from which the last word of an answer tells whether it was cut.
 const minCutWords = 12

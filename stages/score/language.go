@@ -7,14 +7,18 @@ const (
 	minLetters    = 20  // letters of a text
 	minScript     = 0.7 // share of them in one script
 	minKana       = 0.1 // share of kana in a text that is Japanese rather than Chinese
-	minFrequent   = 6   // frequent words of a language in Latin script
+	minFrequent   = 6   // frequent words of a language in Latin script that an answer must have
 	frequentLead  = 1.4 // ... and how many times those of the next language
+	minAsked      = 3   // the same of a question, which is shorter
+	askedLead     = 2
 	languageWords = 300 // words that are looked at
 	maxQuestion   = 80  // words of a question; a longer one may hold a text in another language
 	verbDistance  = 8   // words between "answer" and "in French"
+	orderWords    = 40  // words at the beginning and at the end that may say what to do
 )
 
-// tongue is a language; those that have a script of their own stand for all that share it.
+// tongue is a set of languages, mostly of one. Those that have a script of their own stand
+// for all that share it.
 type tongue uint32
 
 const (
@@ -36,6 +40,8 @@ const (
 	japanese
 	korean
 	unknown tongue = 0
+
+	anyLatin = otherLatin<<1 - 1 // one of those in Latin script
 )
 
 var tongueOfScript = [scripts]tongue{
@@ -80,7 +86,7 @@ var tongueNames = newClassTable(map[tongue]string{
 var (
 	answerVerbs    = newWordSet("answer reply respond write rewrite translate speak output explain summarize summarise describe give use")
 	intoWords      = newWordSet("in into to")
-	translateWords = newWordSet("translate translation translations language languages bilingual traduire traduis übersetze traduce traducir")
+	translateWords = newWordSet("translate translation translations language languages bilingual alphabet script kanji hiragana katakana pinyin cyrillic traduire traduis übersetze traduce traducir")
 )
 
 // wrongLanguage tells whether the answer is in another language than was asked for: the
@@ -93,8 +99,8 @@ func (x *scratch) wrongLanguage(c *choice) bool {
 	if len(text) == 0 || text[0] == '{' || text[0] == '[' || bytes.Contains(text, []byte("```")) {
 		return false
 	}
-	said := x.answer.tongue()
-	return said != unknown && x.wanted != unknown && said != x.wanted
+	said := x.answer.tongue(minFrequent, frequentLead)
+	return said != unknown && x.wanted != unknown && said&x.wanted == unknown
 }
 
 // readWanted finds the language that the answer should be in, or unknown if it is open:
@@ -115,7 +121,7 @@ func (x *scratch) readWanted() {
 		}
 	}
 	if len(x.query.words) <= maxQuestion {
-		x.wanted = x.query.tongue()
+		x.wanted = x.query.tongue(minAsked, askedLead)
 	}
 }
 
@@ -132,6 +138,9 @@ func (l *wordList) named() (wanted tongue, open bool) {
 			open = open || translateWords.has(w.full)
 			continue
 		}
+		if i >= orderWords && i < len(l.words)-orderWords {
+			continue // in the middle of a long text it is not an order
+		}
 		asks := i > 0 && intoWords.has(l.words[i-1].full) && i-verb <= verbDistance && l.endsPhrase(i)
 		if !asks || wanted != unknown && wanted != name {
 			return unknown, true
@@ -146,8 +155,9 @@ func (l *wordList) endsPhrase(i int) bool {
 	return i+1 == len(l.words) || l.words[i+1].marks&(startsSentence|isStop) != 0
 }
 
-// tongue gives the language of a text, if it is plain.
-func (l *wordList) tongue() tongue {
+// tongue gives the language of a text, if it is plain. In Latin script it takes so many
+// frequent words, so many times those of the next language, and is else any of them.
+func (l *wordList) tongue(frequent int, lead float64) tongue {
 	total, best := 0, latin
 	for s, n := range l.letters {
 		total += n
@@ -165,17 +175,17 @@ func (l *wordList) tongue() tongue {
 	if float64(share) < minScript*float64(total) {
 		return unknown
 	}
-	if best == latin {
-		return l.latinTongue()
-	}
 	if total < minLetters && best != han && best != kana || total < minLetters/4 {
 		return unknown
+	}
+	if best == latin {
+		return l.latinTongue(frequent, lead)
 	}
 	return tongueOfScript[best]
 }
 
 // latinTongue tells the languages in Latin script apart.
-func (l *wordList) latinTongue() tongue {
+func (l *wordList) latinTongue(frequent int, lead float64) tongue {
 	var counts [16]int
 	for _, w := range l.words[:min(len(l.words), languageWords)] {
 		for classes, i := frequentWords.of(w.full), 0; classes != 0; classes, i = classes>>1, i+1 {
@@ -191,8 +201,8 @@ func (l *wordList) latinTongue() tongue {
 			second = i
 		}
 	}
-	if counts[best] < minFrequent || float64(counts[best]) < frequentLead*float64(counts[second]) {
-		return unknown
+	if counts[best] < frequent || float64(counts[best]) < lead*float64(counts[second]) {
+		return anyLatin
 	}
 	return 1 << best
 }

@@ -30,7 +30,7 @@ func TestTongue(t *testing.T) {
 	for want, text := range samples {
 		var l wordList
 		l.read([]byte(text))
-		require.Equal(t, want, l.tongue(), text)
+		require.Equal(t, want, l.tongue(minFrequent, frequentLead), text)
 	}
 }
 
@@ -57,6 +57,9 @@ func TestWrongLanguage(t *testing.T) {
 		{"not an order", "", "Write about how tea is served in English homes, in the morning, when the family is up and all of it is there.", german, false},
 		{"a name by which nothing is known", "", "Translate to Swedish: quiet", english, true},
 		{"two are named", "", "Write in French and then in German.", english, false},
+		{"an order in Latin script", "", "Recommend harbours worth visiting", russian, true},
+		{"an order in one knows not what", "", "Recommend harbours worth visiting", french, false},
+		{"a short question", "", "What is the best way to the harbour?", french, true},
 		{"too short a question", "", "Harbour?", french, false},
 	} {
 		t.Run(c.name, func(t *testing.T) {

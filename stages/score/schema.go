@@ -20,8 +20,9 @@ const (
 	maxSchemaBytes    = 64 << 10
 	maxSchemaPatterns = 64      // regular expressions
 	maxSchemas        = 256     // compiled schemas that are kept
-	maxCheckWork      = 4 << 20 // steps of one check, roughly a quarter of a second
+	maxCheckWork      = 1 << 18 // steps of one check, each about a microsecond
 	maxReason         = 300     // bytes of a violation's description
+	enumsPerStep      = 64      // members of an enum that are compared in the time of a step
 )
 
 var (
@@ -180,7 +181,7 @@ func (s *schema) charge(_ *jsonschema.CompilerContext, object map[string]any) (j
 		list, _ := object[keyword].([]any)
 		branches += len(list)
 	}
-	return &meter{s, 1 + branches*(1+s.bounds.enum)}, nil
+	return &meter{s, 1 + branches*(1+s.bounds.enum/enumsPerStep)}, nil
 }
 
 // meter takes the steps of one visit of a subschema from what is left, and ends the
@@ -196,9 +197,9 @@ func (m *meter) Validate(_ *jsonschema.ValidatorContext, v any) {
 	case string:
 		steps += len(v) / 64 * m.schema.bounds.patterns
 	case []any:
-		steps += m.fixed + len(v)*(1+m.schema.bounds.enum/8)
+		steps += m.fixed + len(v)*(1+m.schema.bounds.enum/enumsPerStep)
 	case map[string]any:
-		steps += m.fixed + len(v)*(1+m.schema.bounds.enum/8)
+		steps += m.fixed + len(v)*(1+m.schema.bounds.enum/enumsPerStep)
 	}
 	if m.schema.work -= steps; m.schema.work < 0 {
 		panic(errWork)
@@ -208,7 +209,7 @@ func (m *meter) Validate(_ *jsonschema.ValidatorContext, v any) {
 // violation says how a value fails the schema, or "" if it fits.
 func (s *schema) violation(t tree) (reason string) {
 	// What one level of the schema can cost before its meter runs.
-	if t.nodes*(1+s.bounds.enum/8+s.bounds.branches) > maxCheckWork {
+	if t.nodes*(1+s.bounds.enum/enumsPerStep+s.bounds.branches) > maxCheckWork {
 		return errWork.Error()
 	}
 	s.mu.Lock()

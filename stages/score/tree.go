@@ -78,7 +78,7 @@ func (r *treeReader) value(depth int) (any, error) {
 	case '"':
 		return token.String(), nil
 	case '0':
-		return number(token.String())
+		return parseNumber(token.String())
 	case 't', 'f':
 		return token.Bool(), nil
 	}
@@ -114,8 +114,8 @@ func (r *treeReader) array(depth int) (any, error) {
 	return array, err
 }
 
-// number refuses what would be gigabytes of digits when written out.
-func number(raw string) (any, error) {
+// parseNumber refuses what would be gigabytes of digits when written out.
+func parseNumber(raw string) (any, error) {
 	if len(raw) > maxNumber {
 		return nil, errNumber
 	}
