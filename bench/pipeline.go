@@ -27,8 +27,8 @@ type pipelineBench struct {
 	requests int
 	dir      string
 	program  string
-	profile  string
 	only     string
+	cpu      bool
 }
 
 // scenario is one way to run the processor.
@@ -49,9 +49,9 @@ func runPipeline(ctx context.Context, out io.Writer, args []string) error {
 	b := pipelineBench{out: out}
 	flags.IntVar(&b.requests, "requests", 20_000, "requests a scenario")
 	flags.StringVar(&b.only, "only", "", "run scenarios whose name contains this")
+	flags.BoolVar(&b.cpu, "cpu", false, "print the processor time of each process, in microseconds a request")
 	idle := flags.Int("idle", 500, "requests of the idle latency")
 	waiting := flags.Int("waiting", 100_000, "requests that wait while memory is measured; 0 leaves it out")
-	flags.StringVar(&b.profile, "profile", "", "write a CPU profile of the processor of each scenario into this directory")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -137,7 +137,10 @@ func (s *setting) close() {
 	if s.nc != nil {
 		s.nc.Close()
 	}
-	for _, p := range []*proc.Process{s.processor, s.upstream, s.nats} {
+	if s.processor != nil {
+		_ = s.processor.Stop()
+	}
+	for _, p := range []*proc.Process{s.upstream, s.nats} {
 		if p != nil {
 			p.Kill()
 		}
@@ -228,10 +231,24 @@ func (b *pipelineBench) throughput(ctx context.Context, sc scenario) (float64, e
 		return 0, fmt.Errorf("%w\n%s", err, s.log.String())
 	}
 	rate := float64(b.requests) / time.Since(begin).Seconds()
+	if b.cpu {
+		b.printCPU(s)
+	}
 	if calls, repeats, _, _, err := s.upstream.UpstreamStats(); err != nil || sc.http && (calls != b.requests || repeats != 0) {
 		return 0, fmt.Errorf("the upstream got %d calls, %d of them repeated, for %d requests (%v)", calls, repeats, b.requests, err)
 	}
 	return rate, nil
+}
+
+func (b *pipelineBench) printCPU(s *setting) {
+	for _, p := range []struct {
+		name string
+		*proc.Process
+	}{{"nats", s.nats}, {"upstream", s.upstream}, {"processor", s.processor}} {
+		if used, err := p.CPUTime(); err == nil {
+			fmt.Fprintf(b.out, "%s: %.0f\n", p.name, float64(used.Microseconds())/float64(b.requests))
+		}
+	}
 }
 
 func (s *setting) publish(requests int) error {
@@ -264,7 +281,7 @@ func (s *setting) awaitResponses(ctx context.Context, n int) error {
 		select {
 		case <-ctx.Done():
 			return fmt.Errorf("%d of %d responses: %w", info.State.Msgs, n, ctx.Err())
-		case <-time.After(2 * time.Millisecond):
+		case <-time.After(20 * time.Millisecond):
 		}
 	}
 	return s.checkAnswers(ctx, stream, n)

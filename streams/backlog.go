@@ -12,9 +12,9 @@ import (
 	"github.com/adpa/processor/stages"
 )
 
-// backlogPoll is how often consumers are asked what waits for them: seldom
-// enough to cost nothing, often enough for a batch to decide whether to wait.
-const backlogPoll = 250 * time.Millisecond
+// backlogPoll is how often consumers are asked what waits for them: two dozen
+// questions, which at this pace cost the server nothing that can be measured.
+const backlogPoll = time.Second
 
 // Backlog follows what waits for each stage.
 type Backlog struct {

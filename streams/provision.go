@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,9 +18,8 @@ import (
 
 // Figures of the layout that are not configured.
 const (
-	// AckWait is how long a message may be worked on without a sign of life
-	// before another replica gets it. The runner gives that sign at a third of it.
-	AckWait = 15 * time.Second
+	// defaultAckWait: see Layout.AckWait.
+	defaultAckWait = 15 * time.Second
 
 	// duplicateWindow covers a crash between publishing a hand-off and
 	// acknowledging its input: a few times AckWait.
@@ -47,6 +47,11 @@ const (
 type Layout struct {
 	Names    Names
 	Replicas int
+
+	// AckWait is how long a message may be worked on without a sign of life
+	// before another replica gets it. The runner gives that sign at a third of
+	// it. Default 15 s.
+	AckWait time.Duration
 
 	RequestsBytes  int64
 	MaxWaiting     int64 // requests of one tenant that no stage has taken
@@ -168,6 +173,8 @@ func awaitSourcing(ctx context.Context, js jetstream.JetStream, name string) err
 	}
 }
 
+func (l Layout) ackWait() time.Duration { return cmp.Or(l.AckWait, defaultAckWait) }
+
 // durable is a consumer group: a durable of a stream, and the stage that it feeds.
 type durable struct {
 	stream string
@@ -184,7 +191,7 @@ func (l Layout) consumers() []durable {
 		list = append(list, durable{stream, stage, class, jetstream.ConsumerConfig{
 			Durable: name, FilterSubject: filter,
 			AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy,
-			AckWait: AckWait, MaxDeliver: -1, MaxAckPending: maxAckPending,
+			AckWait: l.ackWait(), MaxDeliver: -1, MaxAckPending: maxAckPending,
 		}})
 	}
 	for _, stage := range stages.Names[1:] {

@@ -3,8 +3,10 @@ package streams
 import (
 	"context"
 	"fmt"
+	"log/slog"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -53,6 +55,8 @@ type Runner struct {
 	steps []*step
 
 	decided chan outcome
+
+	warned atomic.Int64 // when trouble was last logged, Unix seconds
 
 	mu    sync.Mutex
 	held  int // requests taken and not settled
@@ -285,10 +289,20 @@ func (r *Runner) awaitSettled() {
 	}
 }
 
+// warn logs trouble of the sources, which often all have it at once, no more
+// than once every ten seconds.
+func (r *Runner) warn(s *source, failures int, err error) {
+	now := time.Now().Unix()
+	if last := r.warned.Load(); now-last < 10 || !r.warned.CompareAndSwap(last, now) {
+		return
+	}
+	slog.Warn("pulling failed, trying again", "stream", s.durable.stream, "consumer", s.durable.config.Durable, "failures", failures, "error", err)
+}
+
 // keepAlive tells the server about messages that take long, so that nobody
 // else gets them, until ctx ends.
 func (r *Runner) keepAlive(ctx context.Context) {
-	ticker := time.NewTicker(AckWait / 3)
+	ticker := time.NewTicker(r.cfg.Layout.ackWait() / 3)
 	defer ticker.Stop()
 	for {
 		select {
@@ -297,7 +311,7 @@ func (r *Runner) keepAlive(ctx context.Context) {
 		case now := <-ticker.C:
 			r.mu.Lock()
 			for d := range r.open {
-				if now.Sub(d.taken) > AckWait/6 {
+				if now.Sub(d.taken) > r.cfg.Layout.ackWait()/6 {
 					_ = d.msg.InProgress() // lost ones are redelivered, which every stage expects
 				}
 			}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"net"
 	"strings"
 	"sync"
 	"testing"
@@ -15,6 +16,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/adpa/processor/internal/natstest"
+	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
 )
 
@@ -22,7 +24,7 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 
 func testLayout() Layout {
 	return Layout{
-		Names: Names{Prefix: "llm"}, Replicas: 1, RequestsBytes: 1 << 30, MaxWaiting: 100_000,
+		Names: Names{Prefix: "llm"}, Replicas: 1, AckWait: 2 * time.Second, RequestsBytes: 1 << 30, MaxWaiting: 100_000,
 		Archive: true, ArchiveBytes: 1 << 30, ArchiveAge: time.Hour, StageBytes: 1 << 30,
 		ResponsesBytes: 1 << 30, ResponsesAge: time.Hour, DeadBytes: 1 << 30, DeadAge: time.Hour,
 	}
@@ -144,4 +146,247 @@ func requireDrained(t *testing.T, js jetstream.JetStream, name string) {
 		}
 		require.Zero(t, info.NumPending+uint64(info.NumAckPending), "%s of %s", info.Name, name)
 	}
+}
+
+func TestRetryKeepsFailuresApartFromWaits(t *testing.T) {
+	nc, js := natstest.Connect(t, natstest.Start(t))
+	layout := testLayout()
+	require.NoError(t, Provision(t.Context(), js, layout))
+	var mu sync.Mutex
+	seen := map[string]int{}
+	moody := stages.Func(func(_ context.Context, requests []*stages.Request) []stages.Verdict {
+		mu.Lock()
+		defer mu.Unlock()
+		verdicts := make([]stages.Verdict, len(requests))
+		for i, r := range requests {
+			seen[r.ID]++
+			switch {
+			case strings.HasPrefix(r.ID, "fails"):
+				verdicts[i] = stages.Retry(&schemas.CallError{Status: 500, Message: "broken", Retryable: true}, time.Millisecond)
+			case strings.HasPrefix(r.ID, "recovers") && seen[r.ID] < 3:
+				verdicts[i] = stages.Retry(&schemas.CallError{Status: 500, Message: "broken", Retryable: true}, time.Millisecond)
+			case strings.HasPrefix(r.ID, "waits") && seen[r.ID] < 8: // more often than it may fail
+				verdicts[i] = stages.Wait(time.Millisecond)
+			}
+		}
+		return verdicts
+	})
+	start(t, nc, layout, steps(pass), steps(nil, pass), steps(nil, nil, together{}), steps(nil, nil, nil, moody), steps(nil, nil, nil, nil, answer))
+	for _, id := range []string{"fails-1", "fails-2", "recovers-1", "recovers-2", "waits-1", "waits-2"} {
+		publishAs(t, js, "acme", id, request(id))
+	}
+	for _, id := range []string{"recovers-1", "recovers-2", "waits-1", "waits-2"} {
+		require.Contains(t, string(response(t, js, "llm.responses.acme."+id).Data), `"choices"`, id)
+	}
+	for _, id := range []string{"fails-1", "fails-2"} {
+		got := response(t, js, "llm.responses.acme."+id)
+		require.Contains(t, string(got.Data), `"code":"provider_error"`)
+		mu.Lock()
+		require.Equal(t, 3, seen[id], "attempts of %s", id)
+		mu.Unlock()
+	}
+	dead, err := js.Stream(t.Context(), "LLM_DEAD")
+	require.NoError(t, err)
+	letter, err := dead.GetLastMsgForSubject(t.Context(), "llm.dead.generate.acme")
+	require.NoError(t, err)
+	require.Equal(t, string(request(letter.Header.Get(HeaderID))), string(letter.Data), "the original bytes")
+	require.Equal(t, "provider_error", letter.Header.Get(HeaderReason))
+}
+
+// together sends whole slices on as one batch a tenant and class.
+type together struct{}
+
+func (together) Run(_ context.Context, requests []*stages.Request, decide stages.Decide) {
+	groups := map[string][]*stages.Request{}
+	for _, r := range requests {
+		key := r.Tenant + string(r.Class)
+		groups[key] = append(groups[key], r)
+	}
+	for _, g := range groups {
+		decide(g[0], stages.Together(g[1:]))
+	}
+}
+
+func publishAs(t *testing.T, js jetstream.JetStream, tenant, id string, body []byte) {
+	t.Helper()
+	m := nats.NewMsg("llm.requests." + tenant)
+	m.Header.Set(HeaderID, id)
+	m.Data = body
+	_, err := js.PublishMsg(t.Context(), m)
+	require.NoError(t, err)
+}
+
+func TestBadInputIsAnsweredAtItsPlace(t *testing.T) {
+	nc, js := natstest.Connect(t, natstest.Start(t))
+	layout := testLayout()
+	require.NoError(t, Provision(t.Context(), js, layout))
+	start(t, nc, layout, steps(pass, pass, pass, pass, answer))
+	deep := strings.Repeat("[", 10_000) + strings.Repeat("]", 10_000)
+	for name, c := range map[string]struct {
+		tenant, id, body, code, names string
+		header                        map[string]string
+	}{
+		"no json":       {body: `hello`, code: "invalid_json"},
+		"empty":         {body: ``, code: "invalid_json"},
+		"no object":     {body: `["a"]`, code: "invalid_json", names: "a list"},
+		"a string":      {body: `"` + strings.Repeat("a", 900_000) + `"`, code: "invalid_json", names: "a string"},
+		"no messages":   {body: `{"model":"auto"}`, code: "missing_field", names: "messages"},
+		"no role":       {body: `{"messages":[{"role":"user","content":"a"},{"content":"b"}]}`, code: "missing_field", names: "messages[1].role"},
+		"bad role":      {body: `{"messages":[{"role":"king","content":"a"}]}`, code: "invalid_field", names: "messages[0].role"},
+		"repeated":      {body: `{"messages":[{"role":"user","content":"a"}],"model":"a","model":"b"}`, code: "duplicate_member", names: "model"},
+		"deep repeated": {body: `{"messages":[{"role":"user","content":"a"}],"x":{"y":[{"z":1,"z":2}]}}`, code: "duplicate_member", names: "x.y.0.z"},
+		"too deep":      {body: `{"messages":[{"role":"user","content":"a"}],"x":` + deep + `}`, code: "invalid_json", names: "nested"},
+		"bad UTF-8":     {body: "{\"messages\":[{\"role\":\"user\",\"content\":\"\xff\"}]}", code: "invalid_json"},
+		"too large":     {body: `{"messages":[{"role":"user","content":"` + strings.Repeat("a", 1<<20-64<<10) + `"}]}`, code: "too_large"},
+		"late":          {body: string(request("a")), header: map[string]string{HeaderDeadline: "2020-01-01T00:00:00Z"}, code: "deadline_exceeded"},
+		"late in body":  {body: `{"messages":[{"role":"user","content":"a"}],"processor":{"deadline":"2020-01-01T00:00:00Z"}}`, code: "deadline_exceeded"},
+		"no time":       {body: string(request("a")), header: map[string]string{HeaderDeadline: "tomorrow"}, code: "invalid_field", names: HeaderDeadline},
+		"no class":      {body: string(request("a")), header: map[string]string{HeaderPriority: "urgent"}, code: "invalid_field", names: HeaderPriority},
+		"bad option":    {body: `{"messages":[{"role":"user","content":"a"}],"processor":{"cash":"on"}}`, code: "invalid_field", names: "processor.cash"},
+		"bad mode":      {body: `{"messages":[{"role":"user","content":"a"}],"processor":{"cache":{"mode":"sometimes"}}}`, code: "invalid_field", names: "processor.cache.mode"},
+		"id of digits":  {id: "17", body: string(request("a")), code: "invalid_field", names: HeaderID},
+		"id with dots":  {id: "a.b", body: string(request("a")), code: "invalid_field", names: "given_id"},
+		"tenant":        {tenant: "what!", body: string(request("a")), code: "invalid_field", names: "what!"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			tenant := c.tenant
+			if tenant == "" {
+				tenant = "acme"
+			}
+			m := nats.NewMsg("llm.requests." + tenant)
+			for k, v := range c.header {
+				m.Header.Set(k, v)
+			}
+			if c.id != "" {
+				m.Header.Set(HeaderID, c.id)
+			}
+			m.Data = []byte(c.body)
+			ack, err := js.PublishMsg(t.Context(), m)
+			require.NoError(t, err)
+			got := string(response(t, js, fmt.Sprintf("llm.responses.%s.%d", tenant, ack.Sequence)).Data)
+			require.Contains(t, got, `"code":"`+c.code+`"`)
+			require.Contains(t, got, c.names)
+			require.Less(t, len(got), 2000, "errors are short")
+		})
+	}
+	dead, err := js.Stream(t.Context(), "LLM_DEAD")
+	require.NoError(t, err)
+	_, err = dead.GetLastMsgForSubject(t.Context(), "llm.dead.compress._")
+	require.NoError(t, err, "a tenant outside the alphabet is dead as _")
+}
+
+func TestUsedIDGetsTheFirstAnswer(t *testing.T) {
+	nc, js := natstest.Connect(t, natstest.Start(t))
+	layout := testLayout()
+	require.NoError(t, Provision(t.Context(), js, layout))
+	start(t, nc, layout, steps(pass, pass, pass, pass, answer))
+	publishAs(t, js, "acme", "once", request("a"))
+	first := response(t, js, "llm.responses.acme.once")
+
+	sub, err := nc.SubscribeSync("llm.responses.acme.once")
+	require.NoError(t, err)
+	require.NoError(t, nc.Flush())
+	publishAs(t, js, "acme", "once", request("a"))
+	again, err := sub.NextMsg(5 * time.Second)
+	require.NoError(t, err)
+	require.Equal(t, string(first.Data), string(again.Data))
+	publishAs(t, js, "acme", "once", request("b"))
+	other, err := sub.NextMsg(5 * time.Second)
+	require.NoError(t, err)
+	require.Contains(t, string(other.Data), `"conflict":true`)
+	require.Equal(t, first.Sequence, response(t, js, "llm.responses.acme.once").Sequence, "one stored response")
+}
+
+func TestConsumersThatVanishAreMadeAgain(t *testing.T) {
+	nc, js := natstest.Connect(t, natstest.Start(t))
+	layout := testLayout()
+	require.NoError(t, Provision(t.Context(), js, layout))
+	start(t, nc, layout, steps(pass), steps(nil, pass), steps(nil, nil, pass), steps(nil, nil, nil, pass), steps(nil, nil, nil, nil, answer))
+	publishAs(t, js, "acme", "before", request("a"))
+	response(t, js, "llm.responses.acme.before")
+	require.NoError(t, js.DeleteConsumer(t.Context(), "LLM_REQUESTS", "compress"))
+	require.NoError(t, js.DeleteConsumer(t.Context(), "LLM_SCORE", "score-interactive"))
+	publishAs(t, js, "acme", "after", request("a"))
+	response(t, js, "llm.responses.acme.after")
+}
+
+func TestServerRestartLosesNothing(t *testing.T) {
+	dir := t.TempDir()
+	server := natstest.StartOn(t, dir, -1)
+	port := server.Addr().(*net.TCPAddr).Port
+	nc, js := natstest.Connect(t, server)
+	layout := testLayout()
+	require.NoError(t, Provision(t.Context(), js, layout))
+	slow := stages.Func(func(_ context.Context, requests []*stages.Request) []stages.Verdict {
+		time.Sleep(time.Millisecond)
+		return make([]stages.Verdict, len(requests))
+	})
+	stop := start(t, nc, layout, steps(pass), steps(nil, pass), steps(nil, nil, together{}), steps(nil, nil, nil, slow), steps(nil, nil, nil, nil, answer))
+	const n = 300
+	for i := range n {
+		publishAs(t, js, "acme", fmt.Sprintf("r-%d", i), request("a"))
+		if i == n/2 {
+			server.Shutdown()
+			server.WaitForShutdown()
+			server = natstest.StartOn(t, dir, port)
+			require.Eventually(t, nc.IsConnected, 10*time.Second, 5*time.Millisecond)
+		}
+	}
+	for i := range n {
+		response(t, js, fmt.Sprintf("llm.responses.acme.r-%d", i))
+	}
+	stop()
+}
+
+func TestLongWaitsGoThroughTheLaterStream(t *testing.T) {
+	nc, js := natstest.Connect(t, natstest.Start(t))
+	layout := testLayout()
+	require.NoError(t, Provision(t.Context(), js, layout))
+	waits := stages.Func(func(_ context.Context, requests []*stages.Request) []stages.Verdict {
+		verdicts := make([]stages.Verdict, len(requests))
+		for i, r := range requests {
+			if r.Attempt == 0 {
+				verdicts[i] = stages.Wait(inMemoryWait + time.Second)
+			}
+		}
+		return verdicts
+	})
+	start(t, nc, layout, steps(pass), steps(nil, pass), steps(nil, nil, pass), steps(nil, nil, nil, waits), steps(nil, nil, nil, nil, answer))
+	publishAs(t, js, "acme", "patient", request("a"))
+	later, err := js.Stream(t.Context(), "LLM_LATER")
+	require.NoError(t, err)
+	var scheduled *jetstream.RawStreamMsg
+	require.Eventually(t, func() bool {
+		scheduled, err = later.GetLastMsgForSubject(t.Context(), "llm.later.at.acme.patient")
+		return err == nil
+	}, 5*time.Second, 5*time.Millisecond)
+	requireDrained(t, js, "LLM_GENERATE")
+
+	// The server would bring it back in half a minute; the message that it then
+	// makes is published here at once.
+	due := nats.NewMsg("llm.later.due.generate.interactive.acme")
+	due.Header.Set(HeaderVersion, scheduled.Header.Get(HeaderVersion))
+	due.Data = scheduled.Data
+	_, err = js.PublishMsg(t.Context(), due)
+	require.NoError(t, err)
+	require.Contains(t, string(response(t, js, "llm.responses.acme.patient").Data), `"choices"`)
+}
+
+func TestLaterComesBackByItself(t *testing.T) {
+	_, js := natstest.Connect(t, natstest.Start(t))
+	layout := testLayout()
+	require.NoError(t, Provision(t.Context(), js, layout))
+	m := &nats.Msg{Subject: "llm.later.at.acme.r-1", Data: []byte("x"), Header: nats.Header{
+		HeaderVersion:          handoffVersion,
+		"Nats-Schedule":        []string{"@at " + time.Now().Add(time.Second).UTC().Format(time.RFC3339)},
+		"Nats-Schedule-Target": []string{"llm.later.due.generate.interactive.acme"},
+	}}
+	_, err := js.PublishMsg(t.Context(), m)
+	require.NoError(t, err)
+	consumer, err := js.Consumer(t.Context(), "LLM_LATER", "generate")
+	require.NoError(t, err)
+	back, err := consumer.Next(jetstream.FetchMaxWait(5 * time.Second))
+	require.NoError(t, err)
+	require.Equal(t, "x", string(back.Data()))
+	require.Equal(t, handoffVersion[0], back.Headers().Get(HeaderVersion), "headers come along")
 }

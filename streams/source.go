@@ -88,9 +88,7 @@ func (s *source) recover(ctx context.Context, err error, failures int) {
 	if ctx.Err() != nil || errors.Is(err, nats.ErrConnectionClosed) {
 		return
 	}
-	if failures == 1 || failures%20 == 0 {
-		slog.Warn("pulling failed, trying again", "stream", s.durable.stream, "consumer", s.durable.config.Durable, "failures", failures, "error", err)
-	}
+	s.runner.warn(s, failures, err)
 	sleep(ctx, backoff(failures, 50*time.Millisecond, 5*time.Second))
 	if ctx.Err() != nil {
 		return
