@@ -127,10 +127,26 @@ func (v *vocabulary) longestPrefix(text []byte) uint32 {
 		if depth == len(text) {
 			return match
 		}
-		child := bytes.IndexByte(t.labels[n.first:t.nodes[at+1].first], text[depth])
-		if child < 0 {
+		if at = t.child(n.first, t.nodes[at+1].first, text[depth]); at == 0 {
 			return match
 		}
-		at = n.first + uint32(child)
 	}
+}
+
+// child returns the one of the nodes from first to before end that the byte
+// leads to, or 0. Most nodes have few children, for which a loop is faster.
+func (t *trie) child(first, end uint32, b byte) uint32 {
+	labels := t.labels[first:end]
+	if len(labels) > 8 {
+		if i := bytes.IndexByte(labels, b); i >= 0 {
+			return first + uint32(i)
+		}
+		return 0
+	}
+	for i, label := range labels {
+		if label == b {
+			return first + uint32(i)
+		}
+	}
+	return 0
 }
