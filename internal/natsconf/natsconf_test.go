@@ -1,0 +1,250 @@
+// Package natsconf tests nats.conf by running it.
+package natsconf
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+
+	"github.com/adpa/processor/kv"
+	"github.com/adpa/processor/kv/budget"
+	"github.com/adpa/processor/streams"
+)
+
+var names = streams.Names{Prefix: "llm"}
+
+// start runs nats.conf as it stands, on a free port of loopback.
+func start(t *testing.T) *server.Server {
+	t.Helper()
+	t.Setenv("NATS_SERVER_NAME", "n1")
+	t.Setenv("NATS_STORE_DIR", t.TempDir())
+	for _, user := range []string{"sys", "processor", "acme", "beta"} {
+		t.Setenv(strings.ToUpper(user)+"_PASSWORD", password(user))
+	}
+	options, err := server.ProcessConfigFile("../../nats.conf")
+	require.NoError(t, err)
+	require.EqualValues(t, streams.MaxPayload, options.MaxPayload)
+	options.Host, options.Port, options.HTTPHost, options.HTTPPort = "127.0.0.1", -1, "127.0.0.1", -1
+	options.NoSigs, options.NoLog = true, true
+	s, err := server.NewServer(options)
+	require.NoError(t, err)
+	go s.Start()
+	require.True(t, s.ReadyForConnections(10*time.Second), "the server did not start")
+	t.Cleanup(func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	return s
+}
+
+func password(user string) string { return user + "-5ecret" }
+
+// client is a user's connection, and what the server refused it.
+type client struct {
+	*nats.Conn
+	refused chan error
+}
+
+func connect(t *testing.T, s *server.Server, user string) client {
+	t.Helper()
+	refused := make(chan error, 100)
+	nc, err := nats.Connect(s.ClientURL(), nats.UserInfo(user, password(user)),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))
+	require.NoError(t, err)
+	t.Cleanup(nc.Close)
+	return client{nc, refused}
+}
+
+// requireRefused waits until the server has refused what was done last.
+func (c client) requireRefused(t *testing.T, what string) {
+	t.Helper()
+	require.NoError(t, c.Flush())
+	select {
+	case err := <-c.refused:
+		require.ErrorIs(t, err, nats.ErrPermissionViolation, what)
+	case <-time.After(5 * time.Second):
+		require.Fail(t, "not refused", what)
+	}
+}
+
+// provision sets up the product as a replica does, and gives its connection.
+func provision(t *testing.T, s *server.Server) (client, jetstream.JetStream) {
+	t.Helper()
+	c := connect(t, s, "processor")
+	js, err := jetstream.New(c.Conn)
+	require.NoError(t, err)
+	require.NoError(t, kv.Provision(t.Context(), js, kv.Layout{
+		Prefix: "llm", AnswersBytes: int64(streams.DefaultStreams().Responses.MaxBytes), AnswersAge: time.Hour,
+		CacheBytes: int64(kv.DefaultCache().MaxSize),
+	}))
+	for _, cfg := range budget.Streams("llm", 1) {
+		_, err := js.CreateStream(t.Context(), cfg)
+		require.NoError(t, err)
+	}
+	layout := streams.NewLayout(streams.DefaultServer(), streams.DefaultStreams())
+	require.NoError(t, streams.Provision(t.Context(), js, layout))
+	return c, js
+}
+
+// storedResponse asks for a stored response as an application does.
+func storedResponse(c client, tenant, id string) (*nats.Msg, error) {
+	return c.Request("$JS.API.DIRECT.GET."+names.Responses()+"."+names.Response(tenant, id), nil, 500*time.Millisecond)
+}
+
+func TestTheDefaultLayoutFits(t *testing.T) {
+	s := start(t)
+	_, js := provision(t, s)
+	info, err := js.AccountInfo(t.Context())
+	require.NoError(t, err)
+	require.Positive(t, info.Streams)
+	require.Less(t, info.Streams, info.Limits.MaxStreams, "no room for further streams")
+}
+
+func TestATenantPublishesAndReadsItsOwn(t *testing.T) {
+	s := start(t)
+	processor, pjs := provision(t, s)
+	acme := connect(t, s, "acme")
+
+	answers, err := acme.SubscribeSync(names.Response("acme", "*"))
+	require.NoError(t, err)
+	deltas, err := acme.SubscribeSync(names.Delta("acme", "*"))
+	require.NoError(t, err)
+	events, err := acme.SubscribeSync(names.Events("acme"))
+	require.NoError(t, err)
+	require.NoError(t, acme.Flush())
+
+	js, err := jetstream.New(acme.Conn)
+	require.NoError(t, err)
+	ack, err := js.Publish(t.Context(), names.Request("acme"), []byte(`{"messages":[]}`))
+	require.NoError(t, err)
+	require.Equal(t, names.Requests(), ack.Stream)
+	require.Greater(t, ack.Sequence, uint64(1<<40), "sequences begin at the time in ms")
+	_, err = js.Publish(t.Context(), names.FeedbackOn("acme"), []byte(`{}`))
+	require.NoError(t, err)
+
+	_, err = pjs.Publish(t.Context(), names.Response("acme", "a1"), []byte("answer"), jetstream.WithExpectLastSequencePerSubject(0))
+	require.NoError(t, err)
+	_, err = pjs.Publish(t.Context(), names.Delta("acme", "a1"), []byte("token"))
+	require.NoError(t, err)
+	require.NoError(t, processor.Publish(names.Events("acme"), []byte("budget")))
+
+	for _, want := range []struct {
+		from *nats.Subscription
+		data string
+	}{{answers, "answer"}, {deltas, "token"}, {events, "budget"}} {
+		m, err := want.from.NextMsg(5 * time.Second)
+		require.NoError(t, err, "waiting for %s", want.data)
+		require.Equal(t, want.data, string(m.Data))
+	}
+
+	m, err := storedResponse(acme, "acme", "a1")
+	require.NoError(t, err)
+	require.Equal(t, "answer", string(m.Data))
+	m, err = storedResponse(acme, "acme", "none")
+	require.NoError(t, err)
+	require.Equal(t, "404", m.Header.Get("Status"))
+
+	heard := make(chan string, 1)
+	_, err = streams.OnCancel(processor.Conn, names, func(key string) { heard <- key })
+	require.NoError(t, err)
+	require.NoError(t, processor.Flush())
+	_, err = acme.Request(names.Cancel("acme", "a1"), nil, 5*time.Second)
+	require.NoError(t, err)
+	require.Equal(t, "acme.a1", <-heard)
+	require.Empty(t, acme.refused)
+}
+
+func TestATenantReachesNothingElse(t *testing.T) {
+	s := start(t)
+	processor, pjs := provision(t, s)
+	acme, beta := connect(t, s, "acme"), connect(t, s, "beta")
+	everything, err := processor.SubscribeSync(">")
+	require.NoError(t, err)
+	require.NoError(t, processor.Flush())
+	secret, err := beta.SubscribeSync(names.Response("beta", "*"))
+	require.NoError(t, err)
+	require.NoError(t, beta.Flush())
+
+	for _, subject := range []string{
+		"llm.requests.beta", "llm.requests.acme.x", "llm.feedback.beta", "llm.cancel.beta.b1", "llm.cancel.acme",
+		"llm.responses.acme.a1", "llm.responses.beta.b1", "llm.deltas.beta.b1", "llm.events.beta", "llm.alive.p",
+		"llm.stages.generate.interactive.0.acme", "llm.later.at.acme.a1", "llm.dead.generate.acme",
+		"$KV.llm_budget.acme", "$KV.llm_answers.acme.a1", "$KV.llm_cache.acme.f",
+		"$JS.API.INFO", "$JS.API.STREAM.NAMES", "$JS.API.STREAM.MSG.GET.LLM_RESPONSES",
+		"$JS.API.STREAM.PURGE.LLM_REQUESTS", "$JS.API.STREAM.DELETE.LLM_RESPONSES", "$JS.API.CONSUMER.CREATE.LLM_RESPONSES",
+		"$JS.API.CONSUMER.CREATE.LLM_DELTAS.c.llm.deltas.acme.*", "$JS.API.CONSUMER.MSG.NEXT.LLM_REQUESTS.compress",
+		"$JS.API.DIRECT.GET.LLM_RESPONSES", "$JS.API.DIRECT.GET.LLM_RESPONSES.llm.responses.beta.b1",
+		"$JS.API.DIRECT.GET.LLM_ARCHIVE.llm.requests.acme", "$JS.API.DIRECT.GET.KV_llm_answers.$KV.llm_answers.acme.a1",
+		"$JS.ACK.LLM_REQUESTS.compress.1.1.1.1.1", "$SYS.REQ.SERVER.PING", "_INBOX.beta.1",
+	} {
+		require.NoError(t, acme.Publish(subject, []byte("{}")))
+		acme.requireRefused(t, "publishing to "+subject)
+	}
+	for _, subject := range []string{
+		">", "llm.>", "llm.*.*", "llm.responses.*.*", "llm.responses.beta.*", "llm.deltas.beta.*", "llm.events.*", "llm.events.beta",
+		"llm.requests.acme", "llm.requests.*", "llm.cancel.>", "llm.stages.>", "$KV.>", "$JS.>", "$SYS.>",
+	} {
+		_, err := acme.SubscribeSync(subject)
+		require.NoError(t, err)
+		acme.requireRefused(t, "subscribing to "+subject)
+	}
+	m, err := everything.NextMsg(100 * time.Millisecond)
+	require.ErrorIs(t, err, nats.ErrTimeout, "reached the product: %v", m)
+
+	_, err = pjs.Publish(t.Context(), names.Response("beta", "b1"), []byte("for beta alone"))
+	require.NoError(t, err)
+	m, err = secret.NextMsg(5 * time.Second)
+	require.NoError(t, err)
+	require.Equal(t, "for beta alone", string(m.Data))
+	inboxes, err := acme.SubscribeSync("_INBOX.>") // its own account's inboxes only
+	require.NoError(t, err)
+	require.NoError(t, acme.Flush())
+	m, err = storedResponse(beta, "beta", "b1")
+	require.NoError(t, err)
+	require.Equal(t, "for beta alone", string(m.Data))
+	_, err = inboxes.NextMsg(100 * time.Millisecond)
+	require.ErrorIs(t, err, nats.ErrTimeout, "a tenant hears another's replies")
+}
+
+// A client names the subject of its reply, and the server sends it there
+// unasked. Were tenants users of one account, that would let one write another's
+// answers, or into the product's buckets.
+func TestARepliesSubjectStaysInTheTenantsAccount(t *testing.T) {
+	s := start(t)
+	_, pjs := provision(t, s)
+	acme := connect(t, s, "acme")
+	_, err := pjs.Publish(t.Context(), names.Response("acme", "a1"), []byte("an answer of acme"))
+	require.NoError(t, err)
+	for _, reply := range []string{names.Response("beta", "forged"), names.Request("beta"), "$KV.llm_answers.beta.forged"} {
+		require.NoError(t, acme.PublishRequest("$JS.API.DIRECT.GET."+names.Responses()+"."+names.Response("acme", "a1"), reply, nil))
+		require.NoError(t, acme.PublishRequest(names.Request("acme"), reply, []byte("{}")))
+	}
+	own, err := storedResponse(acme, "acme", "a1") // answered behind those before it
+	require.NoError(t, err)
+	require.Equal(t, "an answer of acme", string(own.Data))
+
+	for stream, subject := range map[string]string{
+		names.Responses(): names.Response("beta", "forged"),
+		names.Requests():  names.Request("beta"),
+		"KV_llm_answers":  "$KV.llm_answers.beta.forged",
+	} {
+		handle, err := pjs.Stream(t.Context(), stream)
+		require.NoError(t, err)
+		_, err = handle.GetLastMsgForSubject(t.Context(), subject)
+		require.ErrorIs(t, err, jetstream.ErrMsgNotFound, subject)
+	}
+}
+
+func TestAWrongPasswordIsRefused(t *testing.T) {
+	s := start(t)
+	for _, option := range []nats.Option{nats.UserInfo("acme", "guess"), nats.UserInfo("acme", ""), nats.Name("nobody")} {
+		_, err := nats.Connect(s.ClientURL(), option)
+		require.True(t, errors.Is(err, nats.ErrAuthorization), "%v", err)
+	}
+}
