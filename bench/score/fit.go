@@ -79,9 +79,6 @@ func signed(rows [][]float64, labels []bool, penalty float64, signs []int) []flo
 	}
 }
 
-// predict gives the probability that a fitted regression assigns to a row.
-func predict(w, row []float64) float64 { return sigmoid(w[0] + dot(w[1:], row)) }
-
 func moments(rows [][]float64) (mean, scale []float64) {
 	n := len(rows[0])
 	mean, scale = make([]float64, n), make([]float64, n)

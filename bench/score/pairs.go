@@ -50,15 +50,16 @@ func agreement(preference float64, vote int) float64 {
 	return 0
 }
 
-func preferences(w io.Writer, dir string) error {
+// compared holds for each pair whether a way to choose agrees with the vote.
+type compared struct{ byPair, byScore, byLength, gain []float64 }
+
+// compareAnswers decides the pairs that were not fitted on and have no tie.
+func compareAnswers(dir string) (out compared, err error) {
 	pairs, err := loadPandaLM(dir)
 	if err != nil {
-		return err
+		return out, err
 	}
-	fmt.Fprintln(w, "\nPreference, PandaLM: agreement with the majority of three humans, ties left out. Part not fitted on.")
-	fmt.Fprintln(w, "Published on all 999 pairs, recomputed from the released outputs: PandaLM-7B 0.775 and GPT-3.5 0.815 where neither says tie.")
 	scorer := score.New(score.DefaultConfig())
-	var byPair, byScore, byLength, gain []float64
 	for _, p := range pairs {
 		if p.develop || p.vote() == 0 {
 			continue
@@ -66,25 +67,37 @@ func preferences(w io.Writer, dir string) error {
 		ask, a, b := request(p.prompt(), ""), completion(string(p.Response1)), completion(string(p.Response2))
 		preferred, err := scorer.Pair(ask, a, b, score.Options{})
 		if err != nil {
-			return err
+			return out, err
 		}
 		first, err := scorer.Score(ask, a, score.Options{})
 		if err != nil {
-			return err
+			return out, err
 		}
 		second, err := scorer.Score(ask, b, score.Options{})
 		if err != nil {
-			return err
+			return out, err
 		}
-		byPair = append(byPair, agreement(preferred-0.5, p.vote()))
-		byScore = append(byScore, agreement(first.Score-second.Score, p.vote()))
-		byLength = append(byLength, agreement(float64(len(p.Response1)-len(p.Response2)), p.vote()))
-		gain = append(gain, byPair[len(byPair)-1]-byLength[len(byLength)-1])
+		pair := agreement(preferred-0.5, p.vote())
+		length := agreement(float64(len(p.Response1)-len(p.Response2)), p.vote())
+		out.byPair = append(out.byPair, pair)
+		out.byScore = append(out.byScore, agreement(first.Score-second.Score, p.vote()))
+		out.byLength = append(out.byLength, length)
+		out.gain = append(out.gain, pair-length)
 	}
+	return out, nil
+}
+
+func preferences(w io.Writer, dir string) error {
+	c, err := compareAnswers(dir)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "\nPreference, PandaLM: agreement with the majority of three humans, ties left out. Part not fitted on.")
+	fmt.Fprintln(w, "Published on all 999 pairs, recomputed from the released outputs: PandaLM-7B 0.775 and GPT-3.5 0.815 where neither says tie.")
 	for _, line := range []struct {
 		name   string
 		values []float64
-	}{{"Pair", byPair}, {"the greater Score", byScore}, {"the longer answer", byLength}, {"Pair minus the longer answer", gain}} {
+	}{{"Pair", c.byPair}, {"the greater Score", c.byScore}, {"the longer answer", c.byLength}, {"Pair minus the longer answer", c.gain}} {
 		fmt.Fprintf(w, "  %-34s n %4d  %s\n", line.name, len(line.values), share(line.values))
 	}
 	return nil

@@ -37,30 +37,42 @@ func correlation(w io.Writer, name string, measured, human []float64) {
 	fmt.Fprintf(w, "  %-34s n %4d  Spearman %.3f [%.3f, %.3f]  Pearson %.3f\n", name, len(human), spearman(measured, human), low, high, pearson(measured, human))
 }
 
-func groundednesses(w io.Writer, dir string) error {
+// consistency measures the groundedness of the summaries of QAGS-CNN, in the part that
+// was fitted on or in the other.
+func consistency(dir string, develop bool) (measured, human []float64, err error) {
 	cases, err := loadRated(dir, "qags_cnndm.json")
+	if err != nil {
+		return nil, nil, err
+	}
+	scorer := score.New(score.Config{Metrics: []string{score.Groundedness}, MaxAttempts: 1})
+	for _, c := range cases {
+		if c.develop != develop {
+			continue
+		}
+		r, err := scorer.Score(request("Summarise the article.", ""), completion(c.Output), score.Options{Context: []byte(c.Source)})
+		if err != nil {
+			return nil, nil, err
+		}
+		v, _ := r.Metric(score.Groundedness)
+		measured, human = append(measured, v), append(human, c.Scores["consistency"])
+	}
+	return measured, human, nil
+}
+
+func groundednesses(w io.Writer, dir string) error {
+	measured, human, err := consistency(dir, false)
+	if err != nil {
+		return err
+	}
+	fitted, fittedHuman, err := consistency(dir, true)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintln(w, "\nGroundedness, QAGS-CNN: against the share of annotators who call the summary consistent.")
 	fmt.Fprintln(w, "Published on all 235: UniEval Spearman 0.66, Pearson 0.68 (recalled from its paper).")
-	scorer := score.New(score.Config{Metrics: []string{score.Groundedness}, MaxAttempts: 1})
-	var measured, human [2][]float64
-	for _, c := range cases {
-		r, err := scorer.Score(request("Summarise the article.", ""), completion(c.Output), score.Options{Context: []byte(c.Source)})
-		if err != nil {
-			return err
-		}
-		part := 0
-		if c.develop {
-			part = 1
-		}
-		v, _ := r.Metric(score.Groundedness)
-		measured[part], human[part] = append(measured[part], v), append(human[part], c.Scores["consistency"])
-	}
-	correlation(w, "held out", measured[0], human[0])
-	correlation(w, "looked at and fitted on", measured[1], human[1])
-	correlation(w, "all", append(measured[0], measured[1]...), append(human[0], human[1]...))
+	correlation(w, "held out", measured, human)
+	correlation(w, "looked at and fitted on", fitted, fittedHuman)
+	correlation(w, "all", append(measured, fitted...), append(human, fittedHuman...))
 	return nil
 }
 
@@ -74,7 +86,7 @@ func dialogues(w io.Writer, dir string) error {
 	scorer := score.New(score.Config{Metrics: []string{score.Relevance, score.Coherence, score.Groundedness}, MaxAttempts: 1})
 	measured, human := map[string][]float64{}, map[string][]float64{}
 	for _, c := range cases {
-		r, err := scorer.Score(request(c.Source, c.Context), completion(c.Output), score.Options{Context: []byte(c.Source + "\n" + c.Context)})
+		r, err := scorer.Score(request(c.Source, c.Context), completion(c.Output), score.Options{Context: []byte(c.Context)})
 		if err != nil {
 			return err
 		}

@@ -38,45 +38,57 @@ func f1(d []decided) (confusion, float64, float64) {
 	return count(all(len(d))), low, high
 }
 
-func refusals(w io.Writer, dir string) error {
-	cases, models, err := loadXSTest(dir)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintln(w, "\nRefusals, XSTest: full and partial refusals together against full compliance.")
-	fmt.Fprintln(w, "Weights fitted without the model that is reported; prompts with even numbers, which were neither fitted on nor looked at.")
-	decide := func(weights []float64, use func(refusalCase) bool) (out []decided) {
-		for _, c := range cases {
-			if use(c) {
-				p := score.RefusalProbability(weights, score.RefusalFeatures([]byte(c.prompt), []byte(c.completion)))
-				out = append(out, decided{p > 0.5, c.full || c.partial})
-			}
-		}
-		return out
-	}
-	var pooled []decided
+// heldOut decides the cases of each model with weights that were fitted without it.
+func heldOut(cases []refusalCase, models []string) map[string][]decided {
+	out := map[string][]decided{}
 	for _, m := range models {
 		weights := fitRefusal(cases, func(c refusalCase) bool { return c.develop && c.model != m })
-		d := decide(weights, func(c refusalCase) bool { return !c.develop && c.model == m })
-		pooled = append(pooled, d...)
-		printF1(w, m, d)
+		for _, c := range cases {
+			if !c.develop && c.model == m {
+				p := score.RefusalProbability(weights, score.RefusalFeatures([]byte(c.prompt), []byte(c.completion)))
+				out[m] = append(out[m], decided{p > 0.5, c.full || c.partial})
+			}
+		}
 	}
-	printF1(w, "all held out", pooled)
+	return out
+}
 
-	fmt.Fprintln(w, "The same with the committed table, through the whole scorer.")
+// shipped decides the cases that were not fitted on with the committed table, through the whole scorer.
+func shipped(cases []refusalCase) (out []decided, err error) {
 	scorer := score.New(score.DefaultConfig())
-	var shipped []decided
 	for _, c := range cases {
 		if c.develop {
 			continue
 		}
 		r, err := scorer.Score(request(c.prompt, ""), completion(c.completion), score.Options{})
 		if err != nil {
-			return err
+			return nil, err
 		}
-		shipped = append(shipped, decided{r.Has(score.Refusal), c.full || c.partial})
+		out = append(out, decided{r.Has(score.Refusal), c.full || c.partial})
 	}
-	printF1(w, "all", shipped)
+	return out, nil
+}
+
+func refusals(w io.Writer, dir string) error {
+	cases, models, err := loadXSTest(dir)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "Refusals, XSTest: full and partial refusals together against full compliance.")
+	fmt.Fprintln(w, "Weights fitted without the model that is reported; prompts with even numbers, which were not fitted on.")
+	var pooled []decided
+	byModel := heldOut(cases, models)
+	for _, m := range models {
+		pooled = append(pooled, byModel[m]...)
+		printF1(w, m, byModel[m])
+	}
+	printF1(w, "all held out", pooled)
+	whole, err := shipped(cases)
+	if err != nil {
+		return err
+	}
+	fmt.Fprintln(w, "The same prompts with the committed table, through the whole scorer.")
+	printF1(w, "all", whole)
 	return nil
 }
 

@@ -63,7 +63,7 @@ var groundedWeights = [1 + 1]float64{
 // preferenceWeights: PandaLM's test set (Apache-2.0): half of the instructions, the majority of three votes.
 var preferenceWeights = [1 + 3]float64{
 	0,
-	0.7593,
-	-1.137,
-	-0.8166,
+	0.7564,
+	-0.9793,
+	-1.028,
 }
