@@ -3,6 +3,8 @@ package natsconf
 
 import (
 	"errors"
+	"os"
+	"regexp"
 	"strings"
 	"testing"
 	"time"
@@ -19,15 +21,22 @@ import (
 
 var names = streams.Names{Prefix: "llm"}
 
-// start runs nats.conf as it stands, on a free port of loopback.
-func start(t *testing.T) *server.Server {
+const file = "../../nats.conf"
+
+func setenv(t *testing.T) {
 	t.Helper()
 	t.Setenv("NATS_SERVER_NAME", "n1")
 	t.Setenv("NATS_STORE_DIR", t.TempDir())
 	for _, user := range []string{"sys", "processor", "acme", "beta"} {
 		t.Setenv(strings.ToUpper(user)+"_PASSWORD", password(user))
 	}
-	options, err := server.ProcessConfigFile("../../nats.conf")
+}
+
+// start runs nats.conf as it stands, on a free port of loopback.
+func start(t *testing.T) *server.Server {
+	t.Helper()
+	setenv(t)
+	options, err := server.ProcessConfigFile(file)
 	require.NoError(t, err)
 	require.EqualValues(t, streams.MaxPayload, options.MaxPayload)
 	options.Host, options.Port, options.HTTPHost, options.HTTPPort = "127.0.0.1", -1, "127.0.0.1", -1
@@ -246,5 +255,19 @@ func TestAWrongPasswordIsRefused(t *testing.T) {
 	for _, option := range []nats.Option{nats.UserInfo("acme", "guess"), nats.UserInfo("acme", ""), nats.Name("nobody")} {
 		_, err := nats.Connect(s.ClientURL(), option)
 		require.True(t, errors.Is(err, nats.ErrAuthorization), "%v", err)
+	}
+}
+
+// Copying a tenant's block and forgetting one of its names must not open another's subjects.
+func TestAnImportOfAnotherTenantsSubjectDoesNotLoad(t *testing.T) {
+	setenv(t)
+	text, err := os.ReadFile(file)
+	require.NoError(t, err)
+	imports := regexp.MustCompile(`\{ (service|stream): +\{ account: PROCESSOR, subject: "([^"]*)\bacme\b`)
+	found := imports.FindAllIndex(text, -1)
+	require.Len(t, found, 7)
+	for _, at := range found {
+		wrong := string(text[:at[1]-len("acme")]) + "beta" + string(text[at[1]:])
+		require.ErrorContains(t, new(server.Options).ProcessConfigString(wrong), "import not authorized", string(text[at[0]:at[1]]))
 	}
 }
