@@ -13,7 +13,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/adpa/processor/bench/internal/proc"
+	"github.com/adpa/processor/internal/proc"
 )
 
 var scenarios = map[string]func(ctx context.Context, out io.Writer, args []string) error{

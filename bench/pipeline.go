@@ -16,7 +16,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/adpa/processor/bench/internal/proc"
+	"github.com/adpa/processor/internal/proc"
 )
 
 // pipelineBench measures the pipeline against a bare JetStream loop: everything
