@@ -1,7 +1,6 @@
 package budget
 
 import (
-	"errors"
 	"fmt"
 	"math"
 	"time"
@@ -24,8 +23,8 @@ const (
 )
 
 const (
-	maxBudgets    = 16 // budgets of one tenant
-	maxAllocation = 64 // models of one allocation
+	maxBudgets    = 8  // budgets of one tenant
+	maxAllocation = 32 // models that the allocations of a tenant name
 	shareParts    = 1_000_000
 )
 
@@ -171,12 +170,23 @@ func (c *Config) validAllocation() error {
 // Validate reports the first entry of a list that cannot be used, by its index and key.
 func Validate(budgets []Config) error {
 	count := map[string]int{}
+	models := map[string]map[string]bool{}
 	for i := range budgets {
-		if err := budgets[i].Validate(); err != nil {
+		c := &budgets[i]
+		if err := c.Validate(); err != nil {
 			return fmt.Errorf("budgets[%d].%w", i, err)
 		}
-		if count[budgets[i].Tenant]++; count[budgets[i].Tenant] > maxBudgets {
-			return fmt.Errorf("budgets[%d].tenant: %s has more than %d budgets", i, budgets[i].Tenant, maxBudgets)
+		if count[c.Tenant]++; count[c.Tenant] > maxBudgets {
+			return fmt.Errorf("budgets[%d].tenant: %s has more than %d budgets", i, c.Tenant, maxBudgets)
+		}
+		if models[c.Tenant] == nil {
+			models[c.Tenant] = map[string]bool{}
+		}
+		for model := range c.Allocation {
+			models[c.Tenant][model] = true
+		}
+		if len(models[c.Tenant]) > maxAllocation {
+			return fmt.Errorf("budgets[%d].allocation: the budgets of %s name more than %d models", i, c.Tenant, maxAllocation)
 		}
 	}
 	return nil
@@ -195,7 +205,3 @@ func location(name string) (*time.Location, error) {
 	}
 	return zone, nil
 }
-
-const maxModelLength = 256
-
-var errModel = errors.New("a model's name is 1 to 256 bytes of printable UTF-8")

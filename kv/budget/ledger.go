@@ -340,7 +340,7 @@ func (l *Ledger) now() time.Time { return l.options.Now() }
 func (l *Ledger) pause(attempt int, conflict bool) {
 	longest := 20 * time.Millisecond << min(attempt, 6)
 	if conflict {
-		longest = time.Millisecond << min(attempt, 5)
+		longest = 2 * time.Millisecond << min(attempt, 5)
 	}
 	timer := time.NewTimer(rand.N(longest))
 	defer timer.Stop()

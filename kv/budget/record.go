@@ -12,10 +12,10 @@ const (
 	skew = 60
 	// maxModels bounds the models that a day's usage names; the rest count
 	// together as otherModels.
-	maxModels   = 200
+	maxModels   = 100
 	otherModels = "(other)"
 	// maxPast bounds the days that wait to be put aside.
-	maxPast = 8
+	maxPast = 3
 )
 
 // record is a tenant's ledger as the bucket holds it. Records that were read or

@@ -89,6 +89,22 @@ func (s *Settlement) validate() error {
 	return validNames(s.Tenant, s.ID, s.Call)
 }
 
+const maxModelLength = 256
+
+var errModel = fmt.Errorf("a model's name is 1 to %d bytes of printable UTF-8", maxModelLength)
+
+func validModel(model string) error {
+	if len(model) == 0 || len(model) > maxModelLength || !utf8.ValidString(model) {
+		return errModel
+	}
+	for _, r := range model {
+		if r < ' ' || r == 0x7f {
+			return errModel
+		}
+	}
+	return nil
+}
+
 func validNames(tenant, id, call string) error {
 	switch {
 	case !schemas.ValidName(tenant):

@@ -4,7 +4,6 @@ import (
 	"math/bits"
 	"slices"
 	"time"
-	"unicode/utf8"
 )
 
 // rules are the limits of one tenant. They are immutable.
@@ -159,16 +158,4 @@ func (l *limit) keptFromOthers(w *window, model string) (bySettled, byUsed int64
 // fitsNever reports that the call would not fit even if nothing had been used.
 func (l *limit) fitsNever(model string, estimate Amount) bool {
 	return l.judge(nil, model, estimate) == Denied
-}
-
-func validModel(model string) error {
-	if len(model) == 0 || len(model) > maxModelLength || !utf8.ValidString(model) {
-		return errModel
-	}
-	for _, r := range model {
-		if r < ' ' || r == 0x7f {
-			return errModel
-		}
-	}
-	return nil
 }

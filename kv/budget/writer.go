@@ -3,6 +3,7 @@ package budget
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -40,6 +41,8 @@ type tenantState struct {
 	room   *semaphore.Weighted // operations that may wait
 	view   atomic.Pointer[view]
 
+	trouble atomic.Pointer[error] // that the writer met last, until it succeeds
+
 	mu      sync.Mutex
 	queue   []*batch
 	writing bool      // a writer runs
@@ -75,10 +78,18 @@ func (t *tenantState) do(ctx context.Context, size int, first bool, apply func(*
 	case <-b.done:
 		return b.err
 	case <-ctx.Done():
-		return ctx.Err()
+		return t.why(ctx.Err())
 	case <-t.ledger.ctx.Done():
 		return ErrClosed
 	}
+}
+
+// why adds to the end of a caller's patience what the writer met last.
+func (t *tenantState) why(err error) error {
+	if trouble := t.trouble.Load(); trouble != nil {
+		return fmt.Errorf("%w; the last attempt: %w", err, *trouble)
+	}
+	return err
 }
 
 // enqueue hands a batch to the writer, starting one if none runs.
@@ -145,27 +156,29 @@ func (t *tenantState) commit(batches []*batch, base *record) {
 		}
 		turn := t.apply(base, batches)
 		if !turn.changed && (fresh || !turn.unsure) {
-			finish(batches, nil)
+			t.finish(batches, nil)
 			return
 		}
 		if turn.changed {
 			err := t.put(turn)
 			if err == nil {
-				finish(batches, nil)
+				t.finish(batches, nil)
 				t.after(turn)
 				return
 			}
+			t.trouble.Store(&err)
 			t.ledger.pause(attempt, errors.Is(err, errConflict))
 		}
 		batches = t.join(batches)
 		read, err := t.read()
 		if errors.Is(err, errDamaged) {
-			finish(batches, err)
+			t.finish(batches, err)
 			return
 		}
 		if fresh = err == nil; fresh {
 			base = read
 		} else {
+			t.trouble.Store(&err)
 			t.ledger.pause(attempt, false)
 		}
 	}
@@ -374,7 +387,8 @@ func present(batches []*batch) []*batch {
 	return slices.DeleteFunc(batches, func(b *batch) bool { return b.ctx.Err() != nil })
 }
 
-func finish(batches []*batch, err error) {
+func (t *tenantState) finish(batches []*batch, err error) {
+	t.trouble.Store(nil)
 	for _, b := range batches {
 		b.err = err
 		close(b.done)
