@@ -76,34 +76,48 @@ func groundednesses(w io.Writer, dir string) error {
 	return nil
 }
 
-func dialogues(w io.Writer, dir string) error {
+// reply is a reply of Topical-Chat as it is measured, by name; a metric may not apply.
+type reply struct{ measured, human map[string]float64 }
+
+func measureReplies(dir string) ([]reply, error) {
 	cases, err := loadRated(dir, "topical_chat.json")
+	if err != nil {
+		return nil, err
+	}
+	scorer := score.New(score.Config{Metrics: []string{score.Relevance, score.Coherence, score.Groundedness}, MaxAttempts: 1})
+	var replies []reply
+	for _, c := range cases {
+		r, err := scorer.Score(request(c.Source, c.Context), completion(c.Output), score.Options{Context: []byte(c.Context)})
+		if err != nil {
+			return nil, err
+		}
+		measured := map[string]float64{"score": r.Score, "length": float64(len(c.Output))}
+		for _, m := range r.Metrics {
+			measured[m.Name] = m.Value
+		}
+		replies = append(replies, reply{measured, c.Scores})
+	}
+	return replies, nil
+}
+
+func dialogues(w io.Writer, dir string) error {
+	replies, err := measureReplies(dir)
 	if err != nil {
 		return err
 	}
 	fmt.Fprintln(w, "\nTopical-Chat: replies in a dialogue about a given fact; nothing was fitted on its ratings.")
 	fmt.Fprintln(w, "Published, Spearman: UniEval overall 0.663, engagingness 0.605, groundedness 0.575, coherence 0.613; USR 0.40 and G-Eval-4 0.588 on average.")
-	scorer := score.New(score.Config{Metrics: []string{score.Relevance, score.Coherence, score.Groundedness}, MaxAttempts: 1})
-	measured, human := map[string][]float64{}, map[string][]float64{}
-	for _, c := range cases {
-		r, err := scorer.Score(request(c.Source, c.Context), completion(c.Output), score.Options{Context: []byte(c.Context)})
-		if err != nil {
-			return err
-		}
-		for name, v := range c.Scores {
-			human[name] = append(human[name], v)
-		}
-		for _, m := range r.Metrics {
-			measured[m.Name] = append(measured[m.Name], m.Value)
-		}
-		measured["score"] = append(measured["score"], r.Score)
-		measured["length"] = append(measured["length"], float64(len(c.Output)))
-	}
 	for _, pair := range [][2]string{
-		{"score", "overall"}, {"length", "overall"}, {"score", "engagingness"}, {"relevance", "coherence"},
-		{"coherence", "coherence"}, {"coherence", "overall"}, {"groundedness", "groundedness"}, {"groundedness", "overall"},
+		{"score", "overall"}, {"length", "overall"}, {"coherence", "overall"}, {"score", "engagingness"},
+		{"relevance", "coherence"}, {"coherence", "coherence"}, {"groundedness", "groundedness"},
 	} {
-		correlation(w, pair[0]+" with human "+pair[1], measured[pair[0]], human[pair[1]])
+		var measured, human []float64
+		for _, r := range replies {
+			if v, ok := r.measured[pair[0]]; ok {
+				measured, human = append(measured, v), append(human, r.human[pair[1]])
+			}
+		}
+		correlation(w, pair[0]+" with human "+pair[1], measured, human)
 	}
 	return nil
 }

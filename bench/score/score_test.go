@@ -58,6 +58,16 @@ func TestTablesAreFresh(t *testing.T) {
 	require.Equal(t, string(committed), printed.String(), `run "go run ./bench score fit" and commit what it prints`)
 }
 
+func TestRunPrintsEveryPart(t *testing.T) {
+	dir := data(t)
+	var printed bytes.Buffer
+	require.NoError(t, Run(&printed, dir, nil))
+	for _, part := range []string{"Refusals", "Relevance", "Groundedness", "Preference", "Topical-Chat", "Failures", "Speed"} {
+		require.Contains(t, printed.String(), part)
+	}
+	require.NotContains(t, printed.String(), "NaN")
+}
+
 func TestRunSaysWhatIsMissing(t *testing.T) {
 	require.ErrorContains(t, Run(io.Discard, "", nil), "PROCESSOR_DATA")
 	require.ErrorContains(t, Run(io.Discard, t.TempDir(), nil), "no xstest")
