@@ -6,6 +6,7 @@ import (
 	"errors"
 	"log/slog"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/adpa/processor/schemas"
@@ -64,6 +65,8 @@ type Deps struct {
 	Router Router
 	// Cost gives the price of a call in US dollars.
 	Cost func(model string, usage schemas.Usage) float64
+	// Budget keeps tenants within what they may use up. May be nil.
+	Budget Budget
 	// Answered is told of each new answer once it is recorded, as for the cache.
 	// It must not block. May be nil.
 	Answered func(r *stages.Request, record Record)
@@ -77,6 +80,8 @@ type Deps struct {
 type Stage struct {
 	deps  Deps
 	slots chan struct{}
+
+	parked atomic.Int64 // requests that wait for budget, without a worker
 
 	mu      sync.Mutex
 	running map[string]*flight
@@ -114,6 +119,7 @@ func (s *Stage) Run(ctx context.Context, requests []*stages.Request, decide stag
 		case past[i].Response != nil:
 			decide(r, stages.Reply(past[i].Response))
 		case past[i].Paid != nil:
+			s.settle(ctx, r, *past[i].Paid) // whoever recorded it may have died before
 			use(r, *past[i].Paid)
 			decide(r, stages.Continue())
 		default:
@@ -137,12 +143,16 @@ func (s *Stage) begin(ctx context.Context, r *stages.Request, decide stages.Deci
 	s.running[key] = f
 	s.mu.Unlock()
 
+	if s.limited(r) { // takes a worker once it is granted its budget
+		go func() { s.end(key, f, r, s.work(call, f, r, nil), decide) }()
+		return
+	}
 	s.slots <- struct{}{}
-	go func() {
-		verdict := s.work(call, f, r)
-		s.end(key, f, r, verdict, decide)
-	}()
+	go func() { s.end(key, f, r, s.work(call, f, r, s.freeOnce()), decide) }()
 }
+
+// freeOnce gives a function that frees a worker, once.
+func (s *Stage) freeOnce() func() { return sync.OnceFunc(func() { <-s.slots }) }
 
 // end decides a request and its copies, which share its fate.
 func (s *Stage) end(key string, f *flight, r *stages.Request, verdict stages.Verdict, decide stages.Decide) {
@@ -172,15 +182,25 @@ func (s *Stage) Cancel(key string) {
 func (s *Stage) Idle() bool { return len(s.slots) < cap(s.slots) }
 
 // work calls the model, records the answer and says what comes next. It frees
-// the worker as soon as the call has ended.
-func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request) stages.Verdict {
-	free := sync.OnceFunc(func() { <-s.slots })
-	defer free()
+// the worker as soon as the call has ended. Without a worker yet, free is nil:
+// the budget is asked first.
+func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request, free func()) stages.Verdict {
 	route, err := s.deps.Router(r)
+	call := schemas.Call{ID: rand.Text(), Body: r.Body, Embeddings: r.Kind == schemas.Embeddings}
+	if free == nil {
+		if err == nil {
+			if verdict, granted := s.reserve(ctx, f, r, &route, &call); !granted {
+				return verdict
+			}
+		}
+		s.slots <- struct{}{}
+		free = s.freeOnce()
+	}
+	defer free()
 	if err != nil {
 		return stages.Fail(err)
 	}
-	call := schemas.Call{ID: rand.Text(), Model: route.Model, Body: r.Body, Embeddings: r.Kind == schemas.Embeddings}
+	call.Model = route.Model
 	if r.Stream && s.deps.Deltas != nil {
 		call.Delta = s.deps.Deltas(r)
 	}
@@ -192,7 +212,9 @@ func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request) stages.V
 	r.Calls += r.Deliveries // a delivery before this one may have called too
 	answer, err := route.Caller.Generate(ctx, call)
 	free()
+	lasting := context.WithoutCancel(ctx)
 	if err != nil {
+		s.settleFailed(lasting, r, call, route, err)
 		return s.failed(ctx, f, r, err)
 	}
 	record := Record{
@@ -200,13 +222,16 @@ func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request) stages.V
 		Usage: answer.Usage, CostUSD: s.deps.Cost(route.Model, answer.Usage), Answer: answer.Body,
 	}
 	r.Selected.Because = route.Because
-	return s.record(context.WithoutCancel(ctx), r, record)
+	return s.record(lasting, r, record)
 }
 
 // record makes the answer safe before anything else is done with it.
 func (s *Stage) record(ctx context.Context, r *stages.Request, record Record) stages.Verdict {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
 		kept, err := s.deps.Ledger.Record(ctx, r, record)
+		if err == nil || errors.Is(err, ErrRecorded) {
+			s.settle(ctx, r, record)
+		}
 		if err == nil {
 			if s.deps.Answered != nil {
 				s.deps.Answered(r, record)
