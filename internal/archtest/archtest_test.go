@@ -102,8 +102,7 @@ func TestAForbiddenImportIsFound(t *testing.T) {
 func load(t *testing.T) map[string][]string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-json=ImportPath,Imports", module+"/...").Output()
-	var failed *exec.ExitError
-	if errors.As(err, &failed) {
+	if failed, ok := errors.AsType[*exec.ExitError](err); ok {
 		require.NoError(t, err, "%s", failed.Stderr)
 	}
 	require.NoError(t, err)

@@ -2,7 +2,6 @@
 package natsconf
 
 import (
-	"errors"
 	"os"
 	"regexp"
 	"strings"
@@ -254,7 +253,7 @@ func TestAWrongPasswordIsRefused(t *testing.T) {
 	s := start(t)
 	for _, option := range []nats.Option{nats.UserInfo("acme", "guess"), nats.UserInfo("acme", ""), nats.Name("nobody")} {
 		_, err := nats.Connect(s.ClientURL(), option)
-		require.True(t, errors.Is(err, nats.ErrAuthorization), "%v", err)
+		require.ErrorIs(t, err, nats.ErrAuthorization)
 	}
 }
 
