@@ -84,7 +84,7 @@ type Stats struct {
 	Limited          int64 `json:"limited"` // answered 429 above the limit
 	InFlight         int64 `json:"in_flight"`
 	HighWater        int64 `json:"high_water"`  // most calls in flight at once
-	Connections      int64 `json:"connections"` // opened since the start
+	Connections      int64 `json:"connections"` // opened since the start, to a Server
 	PromptTokens     int64 `json:"prompt_tokens"`
 	CompletionTokens int64 `json:"completion_tokens"`
 	Keys             int   `json:"keys"`    // distinct keys that were counted
@@ -98,6 +98,7 @@ type Server struct {
 
 	*Fake
 	http   *http.Server
+	front  *front
 	cancel context.CancelFunc
 	done   chan struct{}
 }
@@ -161,15 +162,11 @@ func Listen(cfg Config) (*Server, error) {
 		Handler:           s.Handler(),
 		ReadHeaderTimeout: 10 * time.Second,
 		BaseContext:       func(net.Listener) context.Context { return ctx },
-		ConnState: func(_ net.Conn, state http.ConnState) {
-			if state == http.StateNew {
-				s.connections.Add(1)
-			}
-		},
 	}
+	s.front = newFront(s.Fake, listener)
 	go func() {
 		defer close(s.done)
-		_ = s.http.Serve(listener)
+		_ = s.http.Serve(s.front)
 	}()
 	return s, nil
 }
@@ -179,6 +176,7 @@ func (s *Server) Close() {
 	s.cancel()
 	_ = s.http.Close()
 	<-s.done
+	s.front.wg.Wait()
 }
 
 // Stats gives what was counted so far.
