@@ -1,6 +1,7 @@
 package compress
 
 import (
+	"cmp"
 	"math"
 	"math/rand/v2"
 	"slices"
@@ -16,14 +17,15 @@ type method struct {
 	apply func(documents, question string, ratio float64) string
 }
 
-// methods are the product and what it is compared with.
-func methods(count compress.Counter, c *compress.Compressor) []method {
+// methods are the product and what it is compared with. The others choose among
+// the units that split gives.
+func methods(count compress.Counter, c *compress.Compressor, split func(string) []string) []method {
 	return []method{
 		{"truncation", func(documents, _ string, ratio float64) string { return truncate(documents, ratio, count) }},
 		{"random sentences", func(documents, _ string, ratio float64) string {
 			random := rand.New(rand.NewPCG(uint64(len(documents)), 1))
-			return pick(documents, ratio, count, func([]string) []float64 {
-				scores := make([]float64, strings.Count(documents, " ")+1)
+			return pick(split(documents), ratio, count, func(units []string) []float64 {
+				scores := make([]float64, len(units))
 				for i := range scores {
 					scores[i] = random.Float64()
 				}
@@ -31,7 +33,7 @@ func methods(count compress.Counter, c *compress.Compressor) []method {
 			})
 		}},
 		{"whitespace BM25", func(documents, question string, ratio float64) string {
-			return pick(documents, ratio, count, func(sentences []string) []float64 { return plainBM25(sentences, question) })
+			return pick(split(documents), ratio, count, func(units []string) []float64 { return plainBM25(units, question) })
 		}},
 		{"processor", func(documents, question string, ratio float64) string {
 			return fixed(c, documents, question, ratio).Text
@@ -65,39 +67,35 @@ func truncate(text string, ratio float64, count compress.Counter) string {
 	return text[:low]
 }
 
-// pick keeps the sentences of the highest scores that fit.
-func pick(text string, ratio float64, count compress.Counter, score func([]string) []float64) string {
-	sentences := sentencesOf(text)
-	scores := score(sentences)
-	order := make([]int, len(sentences))
+// pick keeps the units of the highest scores that fit.
+func pick(units []string, ratio float64, count compress.Counter, score func([]string) []float64) string {
+	scores := score(units)
+	order := make([]int, len(units))
+	whole := 0
 	for i := range order {
 		order[i] = i
+		whole += count(units[i])
 	}
-	slices.SortStableFunc(order, func(a, b int) int {
-		if scores[a] > scores[b] {
-			return -1
-		}
-		if scores[a] < scores[b] {
-			return 1
-		}
-		return 0
-	})
-	budget := int(ratio * float64(count(text)))
-	keep := make([]bool, len(sentences))
+	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(scores[b], scores[a]) })
+	budget := int(ratio * float64(whole))
+	keep := make([]bool, len(units))
 	for _, i := range order {
-		if n := count(sentences[i]); n <= budget {
+		if n := count(units[i]); n <= budget {
 			budget -= n
 			keep[i] = true
 		}
 	}
 	var b strings.Builder
-	for i, s := range sentences {
+	for i, u := range units {
 		if keep[i] {
-			b.WriteString(s)
+			b.WriteString(u)
 		}
 	}
 	return b.String()
 }
+
+// turnsOf cuts at the ends of lines.
+func turnsOf(text string) []string { return strings.SplitAfter(text, "\n") }
 
 // sentencesOf cuts behind a stop that a blank and a capital follow, and at the
 // ends of lines.

@@ -5,8 +5,9 @@ import "strings"
 const (
 	// notice opens a text of which parts were left out. It tells a model what
 	// the marks mean, and the compressor that the text was compressed before.
-	notice = "[… parts omitted]\n"
-	gap    = "… "
+	noticeMark = "[… parts omitted]"
+	notice     = noticeMark + "\n"
+	gap        = "… "
 )
 
 // emit writes what stays of the segments first to last, which are those of one
@@ -36,7 +37,7 @@ func emit(o *outline, keep []bool, first, last int) string {
 		before = i
 	}
 	if b.Len() == open {
-		return strings.TrimSuffix(notice, "\n") + trailing(o.of(last-1))
+		return noticeMark + trailing(o.of(last-1))
 	}
 	if before < last-1 {
 		// What was last kept ends as the text ended.

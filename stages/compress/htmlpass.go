@@ -4,6 +4,7 @@ import (
 	"html"
 	"slices"
 	"strings"
+	"unicode"
 )
 
 // htmlEdits writes pages of HTML, and fragments that stand alone, as text:
@@ -91,10 +92,10 @@ func htmlText(page string) string {
 		}
 		name := tagName(lower[at+1 : end])
 		w.tag(name, page[at:end])
-		at = end
-		if slices.Contains(silentTags, name) && page[end-2] != '/' {
-			at = skipElement(lower, at, name)
+		if opens := page[at+1] != '/' && page[end-2] != '/'; opens && slices.Contains(silentTags, name) {
+			end = skipElement(lower, end, name)
 		}
+		at = end
 	}
 	return w.String()
 }
@@ -220,10 +221,11 @@ func (w *htmlWriter) text(s string) {
 		return
 	}
 	for s != "" {
-		word, rest := nextWord(s)
-		if len(s) > 0 && s[0] <= ' ' && w.gap == "" {
+		trimmed := strings.TrimLeftFunc(s, unicode.IsSpace)
+		if len(trimmed) < len(s) && w.gap == "" {
 			w.gap = " "
 		}
+		word, rest := nextWord(trimmed)
 		if word == "" {
 			return
 		}

@@ -115,7 +115,8 @@ func headLen(text string) int {
 		return 0
 	}
 	line, _ := cutLine(first, 0)
-	if line == "" || speakerLen(first) > 0 && questionLabel(first) == 0 || !asks(first) && !strings.HasSuffix(strings.TrimSpace(first), ":") {
+	speaks := speakerLen(first) > 0 && speakerLen(first) < len(first) && questionLabel(first) == 0
+	if line == "" || speaks || !asks(first) && !strings.HasSuffix(strings.TrimSpace(first), ":") {
 		return 0
 	}
 	for border < len(text) && text[border] == '\n' {

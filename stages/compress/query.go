@@ -7,31 +7,18 @@ import (
 
 // query is what documents are read for.
 type query struct {
-	text  string
 	terms map[string]int // term to its number
 	size  int            // how many different terms
-	order []int          // the terms as they follow each other
 	set   prefixSet
 	names []string // identifiers, numbers and quoted strings, as they are written
-	wants answerKind
 }
-
-// answerKind is what the answer to a question looks like.
-type answerKind uint8
-
-const (
-	anyAnswer answerKind = iota
-	nameAnswer
-	dateAnswer
-	countAnswer
-)
 
 // maxQueryTerms bounds the terms of a query, and with it the work for each
 // segment.
 const maxQueryTerms = 64
 
 func newQuery(text string) *query {
-	q := &query{text: text, terms: map[string]int{}}
+	q := &query{terms: map[string]int{}}
 	r := termReader{text: text}
 	for {
 		term, _, ok := r.next()
@@ -41,7 +28,6 @@ func newQuery(text string) *query {
 		q.addTerm(string(term))
 	}
 	q.names = identifiers(text)
-	q.wants = answerOf(text)
 	return q
 }
 
@@ -49,8 +35,7 @@ func (q *query) addTerm(term string) {
 	if term == "" || stopStems[term] || len(term) == 1 && !digit(term[0]) {
 		return
 	}
-	if n, known := q.terms[term]; known {
-		q.order = append(q.order, n)
+	if _, known := q.terms[term]; known {
 		return
 	}
 	if q.size == maxQueryTerms {
@@ -58,7 +43,6 @@ func (q *query) addTerm(term string) {
 	}
 	n := q.size
 	q.size++
-	q.order = append(q.order, n)
 	q.set.add(term)
 	q.terms[term] = n
 	for _, other := range formsOf[term] {
@@ -110,30 +94,4 @@ func isIdentifier(word string) bool {
 		}
 	}
 	return inner
-}
-
-// answerOf tells by the first question word what is asked for.
-func answerOf(text string) answerKind {
-	words := strings.Fields(strings.ToLower(text))
-	for i, w := range words[:min(len(words), 40)] {
-		next := ""
-		if i+1 < len(words) {
-			next = words[i+1]
-		}
-		switch strings.Trim(w, ",.:?\"'") {
-		case "who", "whose", "whom":
-			return nameAnswer
-		case "when":
-			return dateAnswer
-		case "what", "which":
-			if next == "year" || next == "date" || next == "day" {
-				return dateAnswer
-			}
-		case "how":
-			if next == "many" || next == "much" || next == "long" || next == "old" || next == "far" || next == "tall" {
-				return countAnswer
-			}
-		}
-	}
-	return anyAnswer
 }

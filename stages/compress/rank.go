@@ -15,10 +15,13 @@ const (
 	pairWeight = 1.5
 	// titleWeight is how often a term in a document's title counts more.
 	titleWeight = 4
-	// docWeight is the weight of a document beside that of its segments.
-	docWeight = 1.5
+	// titledWeight is the weight of a document beside that of its segments;
+	// paragraphWeight that of a paragraph of a text without titles, which says
+	// less about its sentences.
+	titledWeight    = 1.5
+	paragraphWeight = 0.5
 	// near is what a segment gets of its neighbours at a distance of 1 and 2.
-	near1, near2 = 0.5, 0.25
+	near1, near2 = 0.4, 0.15
 	// sigma is the width in turns of the kernel that smooths dialogues, in which
 	// a matter is spoken of for many turns; ownWeight is what a turn's own
 	// score adds to it.
@@ -51,9 +54,16 @@ func rank(o *outline, q *query) (score []float64, matched bool) {
 			score[i] = 0
 			continue
 		}
-		score[i] = score[i]/top + docWeight*docs[o.doc(i)]/topDoc
+		score[i] = score[i]/top + o.docWeight(i)*docs[o.doc(i)]/topDoc
 	}
 	return score, true
+}
+
+func (o *outline) docWeight(i int) float64 {
+	if o.groups[o.doc(i)].header >= 0 {
+		return titledWeight
+	}
+	return paragraphWeight
 }
 
 // readHits finds the query's terms in the segments, in order.

@@ -72,6 +72,9 @@ func sameBlock(text string, lines []lineSpan, i, j, limit int) int {
 	for i+n < j && j+n < len(lines) && lines[j+n].end <= limit && lines[i+n].of(text) == lines[j+n].of(text) {
 		n++
 	}
+	for n > minRepeatLines && strings.TrimSpace(lines[j+n-1].of(text)) == "" {
+		n-- // blank lines at the end may stay
+	}
 	if n < minRepeatLines || lines[j+n-1].end-lines[j].start < minRepeatBytes {
 		return 0
 	}

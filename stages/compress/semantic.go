@@ -102,7 +102,7 @@ func (x *extraction) emit(o *outline, keep []bool, sources []source, count Count
 // those of a text that is gone, so it is not compressed again.
 func compressedBefore(sources []source) bool {
 	for _, s := range sources {
-		if strings.Contains(s.text, strings.TrimSpace(notice)) {
+		if strings.Contains(s.text, noticeMark) {
 			return true
 		}
 	}

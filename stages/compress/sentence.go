@@ -95,11 +95,11 @@ func isAbbreviation(text string) bool {
 	}
 	word := text[start:]
 	if len(word) == 1 {
-		return word[0] >= 'A' && word[0] <= 'Z' && word != "I"
+		return word != "I"
 	}
 	switch strings.ToLower(word) {
 	case "mr", "mrs", "ms", "dr", "prof", "st", "sr", "jr", "vs", "no", "vol", "fig", "gen", "col", "lt", "sgt", "capt",
-		"rev", "hon", "gov", "sen", "rep", "inc", "ltd", "co", "corp", "dept", "approx", "ca", "cf", "e.g", "i.e", "al", "etc", "op", "pp", "ed":
+		"rev", "c", "v", "hon", "gov", "sen", "rep", "inc", "ltd", "co", "corp", "dept", "approx", "ca", "cf", "e.g", "i.e", "al", "etc", "op", "pp", "ed":
 		return true
 	}
 	return false

@@ -71,7 +71,7 @@ func mayBeCode(line string) bool {
 	if strings.TrimSpace(line) == "" {
 		return false
 	}
-	return isBlank(line[0]) || strings.ContainsAny(line, "\"`|\t") ||
+	return isBlank(line[0]) || strings.Contains(line, repeatMiddle) || strings.ContainsAny(line, "\"`|\t") ||
 		strings.Count(line, "'") > 1
 }
 

@@ -42,8 +42,8 @@ var passes = []pass{
 	{name: Tables, lossless: true, find: tableEdits},
 	{name: LogSummary, find: logSummaryEdits},
 	{name: Logs, lossless: true, find: logEdits, minGain: 0.1},
-	{name: Repeats, lossless: true, find: repeatEdits},
 	{name: Space, lossless: true, find: spaceEdits},
+	{name: Repeats, lossless: true, find: repeatEdits},
 }
 
 // selectPasses gives the passes that a configuration asks for.
@@ -92,6 +92,9 @@ type rewritten struct {
 // rewrite runs the passes over a text until nothing changes. ok is false when
 // the text stays as it is: nothing to save, or no stable result in maxRounds.
 func rewrite(text string, from role, passes []pass, count Counter) (r rewritten, ok bool) {
+	if strings.Contains(text, noticeMark) {
+		return r, false // the semantic pass wrote it, after these passes
+	}
 	r.text = text
 	stable := false
 	for round := 0; round <= maxRounds && !stable; round++ {
