@@ -5,6 +5,8 @@ import (
 	"strconv"
 
 	"github.com/go-json-experiment/json/jsontext"
+
+	"github.com/adpa/processor/schemas"
 )
 
 // The record is JSON, written and read by hand, since a busy tenant's is
@@ -23,6 +25,7 @@ import (
 
 const (
 	entryOverhead  = 160 // more than an entry takes beside its names
+	largestEntry   = entryOverhead + 3*schemas.MaxNameLength + 2*maxModelLength + 8*maxWindows
 	windowOverhead = 400
 	modelOverhead  = 200
 )
@@ -30,6 +33,11 @@ const (
 // size bounds what an entry takes encoded.
 func (e *entry) size(id string) int {
 	return entryOverhead + len(id) + 2*len(e.call) + 2*len(e.model) + 8*len(e.windows)
+}
+
+// full reports that the record may not grow by another entry, however large.
+func (r *record) full(b bounds) bool {
+	return len(r.open) >= b.open || r.bytes()+largestEntry > b.bytes
 }
 
 // bytes bounds what the record takes encoded.

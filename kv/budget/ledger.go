@@ -295,8 +295,9 @@ func (l *Ledger) Hard(tenant string) bool {
 }
 
 // Changed gives a channel that is closed when something about a tenant's budget
-// has changed, and after a second at the latest: whoever waits looks again with
-// Check, and asks Reserve if that is not Wait.
+// changes, and after a second at the latest. Whoever waits takes the channel,
+// then looks with Check, and asks Reserve if that is not Wait, else waits for the
+// channel. All who wait for a tenant hold the same channel.
 func (l *Ledger) Changed(tenant string) <-chan struct{} {
 	t := l.find(tenant)
 	if t == nil {

@@ -190,7 +190,7 @@ func (w *worker) work(ctx context.Context, m jetstream.Msg) error {
 
 // call buys an answer and records that it was paid.
 func (w *worker) call(ctx context.Context, id, call string, r message) (*answer, error) {
-	body, _ := json.Marshal(map[string]any{"Call": call, "Bill": r.Bill})
+	body, _ := json.Marshal(map[string]any{"Call": call, "Bill": r.Bill, "Estimate": r.Estimate})
 	request, err := http.NewRequestWithContext(ctx, http.MethodPost, w.Upstream, bytes.NewReader(body))
 	if err != nil {
 		return nil, err

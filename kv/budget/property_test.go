@@ -32,7 +32,7 @@ type scenario struct {
 	requests    int
 	kills       int // of workers
 	serverKills int
-	shift       time.Duration
+	endsAfter   time.Duration // of the start, a minute ends by the workers' clock; 0 is when it does
 	calls       time.Duration // how long a call to the upstream may take
 	budgets     func(bills int64) []Config
 	// fills is the share of the budget that has to be used; 0 does not say.
@@ -77,15 +77,9 @@ func TestPropertyTwoBudgets(t *testing.T) {
 // TestPropertyWindowEnds has a minute end while the requests run: each minute
 // has its own limit, and calls count in the minute that they were reserved in.
 func TestPropertyWindowEnds(t *testing.T) {
-	s := scenario{kills: 5, windows: 2, calls: 100 * time.Millisecond, budgets: func(bills int64) []Config {
+	runScenario(t, scenario{kills: 5, windows: 2, endsAfter: 3 * time.Second, calls: 100 * time.Millisecond, budgets: func(bills int64) []Config {
 		return acme(func(c *Config) { c.MinuteLimit, c.TotalLimit = bills/3, bills })
-	}}
-	s.shift = time.Until(time.Now().Truncate(time.Minute).Add(time.Minute)) // the minute is over
-	s.shift -= 1500 * time.Millisecond
-	if *runs > 0 {
-		s.shift -= 3 * time.Second
-	}
-	runScenario(t, s)
+	}})
 }
 
 func runScenario(t *testing.T, s scenario) {
@@ -112,15 +106,18 @@ func runScenario(t *testing.T, s scenario) {
 type upstream struct {
 	*httptest.Server
 	mu    sync.Mutex
-	bills map[string]int64 // by call
+	bills map[string]sum // by call
 }
 
+// sum is what calls of one id were billed and might have been.
+type sum struct{ billed, estimate int64 }
+
 func newUpstream(longest time.Duration) *upstream {
-	u := &upstream{bills: map[string]int64{}}
+	u := &upstream{bills: map[string]sum{}}
 	u.Server = httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		var call struct {
-			Call string
-			Bill int64
+			Call           string
+			Bill, Estimate int64
 		}
 		body, err := io.ReadAll(r.Body)
 		if err != nil || json.Unmarshal(body, &call) != nil {
@@ -128,7 +125,7 @@ func newUpstream(longest time.Duration) *upstream {
 			return
 		}
 		u.mu.Lock()
-		u.bills[call.Call] += call.Bill
+		u.bills[call.Call] = sum{u.bills[call.Call].billed + call.Bill, call.Estimate}
 		u.mu.Unlock()
 		time.Sleep(rand.N(longest)) // the model is at work
 		fmt.Fprint(w, call.Bill)
@@ -148,6 +145,8 @@ type plant struct {
 	budgets  []Config
 	workers  []*exec.Cmd
 	job      string
+	shift    time.Duration // of the workers' clock
+	late     []*nats.Msg   // requests that are published around the end of the minute
 
 	killed, serverKilled int
 }
@@ -214,7 +213,8 @@ func (p *plant) provision() {
 	require.NoError(p.t, err)
 }
 
-// publish publishes the requests, whose bills the budgets are made for.
+// publish publishes the requests, whose bills the budgets are made for. Where a
+// minute is to end, half of them wait for that.
 func (p *plant) publish() {
 	bills := int64(0)
 	for i := range p.requests {
@@ -224,35 +224,54 @@ func (p *plant) publish() {
 		m := nats.NewMsg("WORK")
 		m.Header.Set("Id", fmt.Sprintf("r%d", i))
 		m.Data, _ = json.Marshal(r)
+		if p.endsAfter > 0 && i >= p.requests/2 {
+			p.late = append(p.late, m)
+			continue
+		}
 		_, err := p.js.PublishMsgAsync(m)
 		require.NoError(p.t, err)
 	}
 	<-p.js.PublishAsyncComplete()
 	p.budgets = p.scenario.budgets(bills)
-	text, err := json.Marshal(job{NATS: p.address, Upstream: p.upstream.URL, Slots: 32,
-		ShiftMS: p.shift.Milliseconds(), UntilMS: 4000, Budgets: p.budgets})
-	require.NoError(p.t, err)
-	p.job = "BUDGET_TEST_JOB=" + string(text)
+}
+
+// publishLate publishes what is left, spread over a second around the minute's end.
+func (p *plant) publishLate(end time.Time) {
+	time.Sleep(time.Until(end.Add(-500 * time.Millisecond)))
+	for _, m := range p.late {
+		if _, err := p.js.PublishMsg(context.Background(), m); err != nil {
+			p.t.Error(err)
+		}
+		time.Sleep(time.Second / time.Duration(len(p.late)))
+	}
 }
 
 // run has the workers do everything, killing as it goes, and waits for the end.
 func (p *plant) run() {
+	end := time.Now().Add(p.endsAfter)
+	if p.endsAfter > 0 {
+		p.shift = end.Truncate(time.Minute).Add(time.Minute).Sub(end)
+	}
+	text, err := json.Marshal(job{NATS: p.address, Upstream: p.upstream.URL, Slots: 32,
+		ShiftMS: p.shift.Milliseconds(), UntilMS: 4000, Budgets: p.budgets})
+	require.NoError(p.t, err)
+	p.job = "BUDGET_TEST_JOB=" + string(text)
 	for range p.processes {
 		p.workers = append(p.workers, p.start("worker", p.job))
 	}
 	var done atomic.Bool
-	killer := make(chan struct{})
-	go func() {
-		defer close(killer)
-		p.killAtRandom(&done)
-	}()
+	var wg sync.WaitGroup
+	wg.Go(func() { p.killAtRandom(&done) })
+	if len(p.late) > 0 {
+		wg.Go(func() { p.publishLate(end) })
+	}
 	deadline := time.Now().Add(3 * time.Minute)
-	for !p.finished() {
-		require.True(p.t, time.Now().Before(deadline), "the requests are not all answered after 3 minutes")
-		time.Sleep(20 * time.Millisecond) // the poll of another process's work
+	for !p.finished() && time.Now().Before(deadline) {
+		time.Sleep(20 * time.Millisecond) // the poll of other processes' work
 	}
 	done.Store(true)
-	<-killer
+	wg.Wait()
+	require.True(p.t, p.finished(), "the requests are not all answered after 3 minutes")
 	p.drain()
 }
 

@@ -14,6 +14,9 @@ const (
 	// together as otherModels.
 	maxModels   = 100
 	otherModels = "(other)"
+	// maxWindows is more than the windows that a moment can lie in: those of
+	// every scope in the time zones of all budgets, and of limits that were changed.
+	maxWindows = 10 * maxBudgets
 	// maxPast bounds the days that wait to be put aside.
 	maxPast = 3
 )

@@ -65,19 +65,13 @@ func (t *turn) reserve(r *Request) Outcome {
 		t.unsure = true
 		return Outcome{State: Denied, Denial: denial}
 	}
-	e := &entry{call: r.Call, model: r.Model, estimate: r.estimate(), windows: t.numbers, until: r.Until.UnixMilli()}
-	if state == Wait || t.full(r.ID, e) {
+	if state == Wait || t.full(t.bounds) {
 		t.unsure = true
 		return Outcome{State: Wait}
 	}
-	t.add(r.ID, e)
+	t.add(r.ID, &entry{call: r.Call, model: r.Model, estimate: r.estimate(), windows: t.numbers, until: r.Until.UnixMilli()})
 	t.changed = true
 	return Outcome{State: Granted}
-}
-
-// full reports that the record may not grow by an entry now.
-func (t *turn) full(id string, e *entry) bool {
-	return len(t.open) >= t.bounds.open || t.bytes()+e.size(id) > t.bounds.bytes
 }
 
 func (t *turn) perRequest(r *Request) *Denial {

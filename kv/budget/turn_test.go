@@ -236,6 +236,7 @@ func TestRecordIsBounded(t *testing.T) {
 		n++
 	}
 	require.Greater(t, n, 50)
+	require.Equal(t, Wait, newView(small.record, small.rules, small.bounds, noon).check("m", Amount{}, noon), "who waits does not ask in vain")
 	require.LessOrEqual(t, len(small.appendTo(nil)), 20_000)
 }
 

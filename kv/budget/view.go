@@ -7,6 +7,7 @@ import "time"
 type view struct {
 	rules   *rules
 	cells   []cell
+	full    bool  // no reservation can be added before one settles
 	soonest int64 // Unix ms from which on a reservation may be reaped; 0 never
 }
 
@@ -17,8 +18,8 @@ type cell struct {
 	window *window // nil if nothing was used in it
 }
 
-func newView(r *record, rules *rules, now time.Time) *view {
-	v := &view{rules: rules, cells: make([]cell, len(rules.limits)), soonest: r.soonest()}
+func newView(r *record, rules *rules, b bounds, now time.Time) *view {
+	v := &view{rules: rules, cells: make([]cell, len(rules.limits)), full: r.full(b) && !rules.empty(), soonest: r.soonest()}
 	spans := rules.spans(now)
 	for i := range rules.limits {
 		l := &rules.limits[i]
@@ -37,6 +38,9 @@ func (v *view) check(model string, estimate Amount, now time.Time) State {
 		}
 	}
 	state, unix := Granted, now.Unix()
+	if v.full {
+		state = Wait
+	}
 	for i := range v.cells {
 		c := &v.cells[i]
 		w := c.window

@@ -335,7 +335,7 @@ func (t *tenantState) forget() {
 // show publishes what is known for local answers, and wakes the waiters.
 // The caller holds mu.
 func (t *tenantState) show() {
-	t.view.Store(newView(t.known, t.rules, t.ledger.now()))
+	t.view.Store(newView(t.known, t.rules, t.ledger.bounds, t.ledger.now()))
 	t.wake()
 }
 
