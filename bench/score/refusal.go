@@ -38,11 +38,12 @@ func f1(d []decided) (confusion, float64, float64) {
 	return count(all(len(d))), low, high
 }
 
-// heldOut decides the cases of each model with weights that were fitted without it.
-func heldOut(cases []refusalCase, models []string) map[string][]decided {
+// heldOut decides the cases of each model with weights that were fitted without it and
+// without what else kin says belongs to it.
+func heldOut(cases []refusalCase, models []string, kin func(a, b string) bool) map[string][]decided {
 	out := map[string][]decided{}
 	for _, m := range models {
-		weights := fitRefusal(cases, func(c refusalCase) bool { return c.develop && c.model != m })
+		weights := fitRefusal(cases, func(c refusalCase) bool { return c.develop && !kin(c.model, m) })
 		for _, c := range cases {
 			if !c.develop && c.model == m {
 				p := score.RefusalProbability(weights, score.RefusalFeatures([]byte(c.prompt), []byte(c.completion)))
@@ -52,6 +53,12 @@ func heldOut(cases []refusalCase, models []string) map[string][]decided {
 	}
 	return out
 }
+
+func sameModel(a, b string) bool { return a == b }
+
+// sameFamily tells by the names, of which the first five letters are the family's: two
+// of the files are one model of Llama 2 with different system prompts.
+func sameFamily(a, b string) bool { return a[:min(5, len(a))] == b[:min(5, len(b))] }
 
 // shipped decides the cases that were not fitted on with the committed table, through the whole scorer.
 func shipped(cases []refusalCase) (out []decided, err error) {
@@ -75,14 +82,20 @@ func refusals(w io.Writer, dir string) error {
 		return err
 	}
 	fmt.Fprintln(w, "Refusals, XSTest: full and partial refusals together against full compliance.")
-	fmt.Fprintln(w, "Weights fitted without the model that is reported; prompts with even numbers, which were not fitted on.")
-	var pooled []decided
-	byModel := heldOut(cases, models)
-	for _, m := range models {
-		pooled = append(pooled, byModel[m]...)
-		printF1(w, m, byModel[m])
+	fmt.Fprintln(w, "Prompts with even numbers, which were not fitted on.")
+	for _, way := range []struct {
+		name string
+		kin  func(a, b string) bool
+	}{{"Weights fitted without the model that is reported:", sameModel}, {"Weights fitted without its family (both of Llama 2):", sameFamily}} {
+		fmt.Fprintln(w, way.name)
+		var pooled []decided
+		byModel := heldOut(cases, models, way.kin)
+		for _, m := range models {
+			pooled = append(pooled, byModel[m]...)
+			printF1(w, m, byModel[m])
+		}
+		printF1(w, "all held out", pooled)
 	}
-	printF1(w, "all held out", pooled)
 	whole, err := shipped(cases)
 	if err != nil {
 		return err
