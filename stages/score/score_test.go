@@ -313,6 +313,9 @@ func TestHostileContent(t *testing.T) {
 	schema := []byte(personSchema)
 	for name, text := range hostile {
 		t.Run(name, func(t *testing.T) {
+			if raceEnabled { // ten times as slow, and nothing to find in size
+				text = strings.ToValidUTF8(text[:len(text)/10], "")
+			}
 			start := time.Now()
 			r, err := s.Score(ask(question), reply(text, "stop"), Options{Context: []byte(text), Schema: schema})
 			require.NoError(t, err)
