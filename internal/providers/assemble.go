@@ -318,7 +318,11 @@ func (c *choice) append(out []byte) []byte {
 		out = appendMember(out, "role", []byte(`"assistant"`))
 	}
 	for _, m := range c.message {
-		out = appendMember(out, m.name, m.value)
+		value := m.value
+		if m.name == "content" && string(value) == `""` && c.saysOtherwise() {
+			value = []byte("null")
+		}
+		out = appendMember(out, m.name, value)
 	}
 	if c.message.get("content") == nil {
 		out = appendMember(out, "content", []byte("null"))
@@ -345,6 +349,13 @@ func (c *choice) append(out []byte) []byte {
 		out = appendMember(out, m.name, m.value)
 	}
 	return append(out, '}')
+}
+
+// saysOtherwise tells whether the choice is a refusal or calls tools: then its
+// content is null, not the empty text with which a stream may begin.
+func (c *choice) saysOtherwise() bool {
+	refusal := c.message.get("refusal")
+	return len(c.calls) > 0 || c.function != nil || len(refusal) > 2 && refusal[0] == '"'
 }
 
 func (c *choice) appendLogprobs(out []byte) []byte {

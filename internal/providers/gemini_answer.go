@@ -204,8 +204,14 @@ func geminiFinish(reason string, calls bool) string {
 
 // geminiEvents translates the events of one stream.
 type geminiEvents struct {
-	created int64
-	calls   map[int]int // tools called so far, by candidate; nil until the first event
+	created    int64
+	candidates map[int]progress // by index; nil until the first event
+}
+
+// progress is what a candidate has said so far.
+type progress struct {
+	calls int  // of tools
+	spoke bool // there was text
 }
 
 func (s *geminiEvents) event(_ string, data []byte, emit func([]byte) error) (bool, error) {
@@ -213,8 +219,8 @@ func (s *geminiEvents) event(_ string, data []byte, emit func([]byte) error) (bo
 	if err != nil {
 		return false, err
 	}
-	if s.calls == nil {
-		s.calls = map[int]int{}
+	if s.candidates == nil {
+		s.candidates = map[int]progress{}
 	}
 	out := completion{ID: in.ResponseID, Object: "chat.completion.chunk", Created: s.created, Model: in.ModelVersion}
 	finished := false
@@ -242,10 +248,12 @@ func (s *geminiEvents) event(_ string, data []byte, emit func([]byte) error) (bo
 }
 
 func (s *geminiEvents) choice(c *candidate, id string) completionChoice {
-	before, known := s.calls[c.Index]
-	said := c.said(id, before)
-	if known || len(s.calls) < maxChoices {
-		s.calls[c.Index] = before + len(said.calls)
+	so, known := s.candidates[c.Index]
+	said := c.said(id, so.calls)
+	so.calls += len(said.calls)
+	so.spoke = so.spoke || said.text != ""
+	if known || len(s.candidates) < maxChoices {
+		s.candidates[c.Index] = so
 	}
 	d := &delta{ReasoningContent: said.thoughts, ToolCalls: said.calls}
 	if !known {
@@ -256,8 +264,11 @@ func (s *geminiEvents) choice(c *candidate, id string) completionChoice {
 	}
 	out := completionChoice{Index: c.Index, Delta: d, Logprobs: c.Logprobs.openAI()}
 	if c.FinishReason != "" {
-		finish := geminiFinish(c.FinishReason, s.calls[c.Index] > 0)
-		out.FinishReason = &finish
+		finish := geminiFinish(c.FinishReason, so.calls > 0)
+		if out.FinishReason = &finish; finish == "content_filter" && !so.spoke {
+			text := refusedText
+			d.Refusal = &text
+		}
 	}
 	return out
 }

@@ -72,20 +72,30 @@ func (s *stream) read(body io.Reader) (done bool, err error) {
 		name, data, err := reader.next()
 		if err == nil {
 			done, err = translate.event(name, data, s.emit)
-		} else if s.whole() && !errors.Is(err, errEventTooLarge) {
+		} else if s.whole(err) {
 			return false, nil
 		}
 		if err != nil {
 			return false, err
 		}
 	}
-	if !s.whole() {
+	if s.assembler.finished() == 0 {
 		return true, errNoFinish
 	}
 	return true, nil
 }
 
-func (s *stream) whole() bool { return s.assembler.finished() >= choicesAsked(s.call.Body) }
+// whole tells whether all was there when the stream ended as err says. Where it
+// was cut off, choices may be missing that had not begun.
+func (s *stream) whole(err error) bool {
+	switch {
+	case errors.Is(err, errEventTooLarge):
+		return false
+	case err == io.EOF:
+		return s.assembler.finished() > 0
+	}
+	return s.assembler.finished() >= choicesAsked(s.call.Body)
+}
 
 var errNoFinish = errors.New("the stream ended without a finish reason")
 
