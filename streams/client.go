@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -281,11 +282,17 @@ func (c *Client) Cancel(ctx context.Context, id string) error {
 	return nil
 }
 
+// Delta is a chunk of a streamed answer.
+type Delta struct {
+	Number int    // from 1; an attempt that failed is followed by another, from 1 again
+	Chunk  []byte // a chat.completion.chunk object
+}
+
 // Deltas calls each with the chunks of a streamed answer, in order: first
 // those that were published before, then each as it comes, until ctx ends or
 // each returns false. A connection that is lost meanwhile costs no chunk. An
-// answer without stream has none. The slice is each's to keep.
-func (c *Client) Deltas(ctx context.Context, id string, each func(chunk []byte) bool) error {
+// answer without stream has none.
+func (c *Client) Deltas(ctx context.Context, id string, each func(Delta) bool) error {
 	consumer, err := c.js.OrderedConsumer(ctx, c.names.Deltas(), jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{c.names.Delta(c.tenant, id)}, DeliverPolicy: jetstream.DeliverAllPolicy,
 	})
@@ -301,6 +308,10 @@ func (c *Client) Deltas(ctx context.Context, id string, each func(chunk []byte) 
 	defer stop()
 	for {
 		m, err := messages.Next()
+		number := 0
+		if err == nil {
+			number, _ = strconv.Atoi(m.Headers().Get(HeaderDelta))
+		}
 		switch {
 		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
 			return nil
@@ -308,7 +319,7 @@ func (c *Client) Deltas(ctx context.Context, id string, each func(chunk []byte) 
 			continue // the consumer makes itself anew
 		case err != nil:
 			return fmt.Errorf("following the answer to %s: %w", id, err)
-		case !each(m.Data()):
+		case !each(Delta{number, m.Data()}):
 			return nil
 		}
 	}

@@ -250,8 +250,8 @@ func TestDeltasFromTheStartAndThenLive(t *testing.T) {
 	half := make(chan struct{})
 	done := make(chan error, 1)
 	go func() {
-		done <- c.Deltas(t.Context(), "s", func(chunk []byte) bool {
-			got = append(got, string(chunk))
+		done <- c.Deltas(t.Context(), "s", func(d Delta) bool {
+			got = append(got, string(d.Chunk))
 			if len(got) == 5 {
 				close(half)
 			}
@@ -268,7 +268,7 @@ func TestDeltasEndWithTheContext(t *testing.T) {
 	nc, _ := provisioned(t, testLayout())
 	ctx, cancel := context.WithCancel(t.Context())
 	done := make(chan error, 1)
-	go func() { done <- testClient(t, nc).Deltas(ctx, "s", func([]byte) bool { return true }) }()
+	go func() { done <- testClient(t, nc).Deltas(ctx, "s", func(Delta) bool { return true }) }()
 	cancel()
 	require.ErrorIs(t, <-done, context.Canceled)
 }

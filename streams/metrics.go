@@ -20,6 +20,7 @@ type Metrics struct {
 	redeliveries *prometheus.CounterVec
 	deadLetters  *prometheus.CounterVec
 	publishes    *prometheus.CounterVec
+	batchSize    prometheus.Histogram
 
 	byOutcome map[string]map[stages.Action]prometheus.Counter
 	byStage   map[string]prometheus.Observer
@@ -51,6 +52,9 @@ func NewMetrics() *Metrics {
 		publishes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "processor_publish_failures_total", Help: "Publishes that the server did not take and that are tried again.",
 		}, []string{"stage"}),
+		batchSize: prometheus.NewHistogram(prometheus.HistogramOpts{
+			Name: "processor_batch_size", Help: "Requests in a message to generate.", Buckets: prometheus.ExponentialBuckets(1, 2, 11),
+		}),
 		byOutcome: map[string]map[stages.Action]prometheus.Counter{},
 		byStage:   map[string]prometheus.Observer{},
 		byClass:   map[string]map[schemas.Class]prometheus.Observer{},
@@ -78,7 +82,7 @@ func (m *Metrics) prepare() {
 
 // Register adds the figures to a registry.
 func (m *Metrics) Register(to prometheus.Registerer) {
-	to.MustRegister(m.requests, m.duration, m.queueAge, m.backlog, m.redeliveries, m.deadLetters, m.publishes)
+	to.MustRegister(m.requests, m.duration, m.queueAge, m.backlog, m.redeliveries, m.deadLetters, m.publishes, m.batchSize)
 }
 
 func (m *Metrics) decided(stage string, class schemas.Class, action stages.Action, queued, ran time.Duration) {
@@ -94,6 +98,8 @@ func (m *Metrics) delivered(stage string, class schemas.Class, times int, meta *
 		m.redeliveries.WithLabelValues(stage).Inc()
 	}
 }
+
+func (m *Metrics) batched(requests int) { m.batchSize.Observe(float64(requests)) }
 
 func (m *Metrics) deadLetter(stage string, reason schemas.Code) {
 	m.deadLetters.WithLabelValues(stage, string(reason)).Inc()

@@ -188,6 +188,9 @@ func (r *Runner) work(ctx context.Context, index int) {
 func (r *Runner) decide(request *stages.Request, verdict stages.Verdict) {
 	it := request.Ticket.(*item)
 	r.stamp(it, verdict)
+	if r.steps[it.step].Name == stages.Batch {
+		r.cfg.Metrics.batched(1 + len(verdict.With))
+	}
 	next, inside := r.nextStep(it.step, verdict)
 	if !inside {
 		r.decided <- outcome{item: it, verdict: verdict}

@@ -50,10 +50,13 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	if d.js, err = jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(4096)); err != nil {
 		return nil, fmt.Errorf("opening JetStream: %w", err)
 	}
-	if d.models, err = newModels(cfg); err != nil {
+	if d.models, err = newModels(cfg, d.metrics); err != nil {
 		return nil, err
 	}
 	d.closers = append(d.closers, d.models.close)
+	if registry != nil {
+		registry.MustRegister(newConnections(d.models.providers))
+	}
 	if err := d.openCompressor(); err != nil {
 		return nil, err
 	}

@@ -1,9 +1,15 @@
 package main
 
 import (
+	"context"
+	"errors"
+	"strconv"
+
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/adpa/processor/internal/providers"
 	"github.com/adpa/processor/schemas"
+	"github.com/adpa/processor/stages/generate"
 	"github.com/adpa/processor/streams"
 )
 
@@ -14,6 +20,8 @@ type metrics struct {
 	tokens  *prometheus.CounterVec
 	cost    *prometheus.CounterVec
 	quality prometheus.Histogram
+	calls   *prometheus.CounterVec
+	denials *prometheus.CounterVec
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
@@ -31,13 +39,19 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 		quality: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "processor_quality_score", Help: "Scores of answers.", Buckets: prometheus.LinearBuckets(0.1, 0.1, 10),
 		}),
+		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "processor_provider_requests_total", Help: "Calls to providers, by HTTP status; none where no answer came.",
+		}, []string{"provider", "code"}),
+		denials: prometheus.NewCounterVec(prometheus.CounterOpts{
+			Name: "processor_budget_denials_total", Help: "Requests that a budget did not allow, by the limit that was in the way.",
+		}, []string{"reason"}),
 	}
 	for _, result := range []string{"hit", "miss", "off"} {
 		m.cache.WithLabelValues(result)
 	}
 	if registry != nil {
 		m.streams.Register(registry)
-		registry.MustRegister(m.cache, m.tokens, m.cost, m.quality)
+		registry.MustRegister(m.cache, m.tokens, m.cost, m.quality, m.calls, m.denials)
 	}
 	return m
 }
@@ -50,4 +64,57 @@ func (m *metrics) paid(model string, usage schemas.Usage, cost float64, saved in
 	m.tokens.WithLabelValues("completion").Add(float64(usage.CompletionTokens))
 	m.tokens.WithLabelValues("saved").Add(float64(saved))
 	m.cost.WithLabelValues(model).Add(cost)
+}
+
+// countedCaller counts the calls to a provider by what it answered.
+type countedCaller struct {
+	providers.Provider
+	calls *prometheus.CounterVec
+	ok    prometheus.Counter
+}
+
+func (m *metrics) counted(p providers.Provider) generate.Caller {
+	return countedCaller{p, m.calls, m.calls.WithLabelValues(p.Name(), "200")}
+}
+
+// Generate implements generate.Caller.
+func (c countedCaller) Generate(ctx context.Context, call schemas.Call) (schemas.Answer, error) {
+	answer, err := c.Provider.Generate(ctx, call)
+	if err == nil {
+		c.ok.Inc()
+		return answer, nil
+	}
+	code := "none"
+	var failure *schemas.CallError
+	if errors.As(err, &failure) && failure.Status != 0 {
+		code = strconv.Itoa(failure.Status)
+	}
+	c.calls.WithLabelValues(c.Name(), code).Inc()
+	return answer, err
+}
+
+// connections shows the state of the providers' pools when it is asked.
+type connections struct {
+	providers map[string]providers.Provider
+	desc      *prometheus.Desc
+}
+
+func newConnections(list map[string]providers.Provider) *connections {
+	return &connections{list, prometheus.NewDesc("processor_provider_connections", "Connections to providers, by what they are doing.", []string{"provider", "state"}, nil)}
+}
+
+// Describe implements prometheus.Collector.
+func (c *connections) Describe(to chan<- *prometheus.Desc) { to <- c.desc }
+
+// Collect implements prometheus.Collector.
+func (c *connections) Collect(to chan<- prometheus.Metric) {
+	for name, p := range c.providers {
+		pool, ok := p.(providers.Pooled)
+		if !ok {
+			continue
+		}
+		stats := pool.Stats()
+		to <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(stats.Active), name, "active")
+		to <- prometheus.MustNewConstMetric(c.desc, prometheus.GaugeValue, float64(stats.Idle), name, "idle")
+	}
 }

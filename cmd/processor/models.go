@@ -17,12 +17,16 @@ import (
 type models struct {
 	list      []generate.Model
 	providers map[string]providers.Provider
-	only      string // the provider's name, where there is one only
+	callers   map[string]generate.Caller // the same, counted
+	only      string                     // the provider's name, where there is one only
 	prices    tokens.Prices
 }
 
-func newModels(cfg config.Config) (*models, error) {
-	m := &models{list: cfg.Models, providers: map[string]providers.Provider{}, prices: tokens.DefaultPrices()}
+func newModels(cfg config.Config, figures *metrics) (*models, error) {
+	m := &models{
+		list: cfg.Models, prices: tokens.DefaultPrices(),
+		providers: map[string]providers.Provider{}, callers: map[string]generate.Caller{},
+	}
 	for _, c := range cfg.ProviderList() {
 		p, err := providers.New(c)
 		if err != nil {
@@ -30,6 +34,7 @@ func newModels(cfg config.Config) (*models, error) {
 			return nil, fmt.Errorf("providers: %s: %w", c.Name, err)
 		}
 		m.providers[c.Name] = p
+		m.callers[c.Name] = figures.counted(p)
 		m.only = c.Name
 	}
 	if len(m.providers) != 1 {
@@ -73,7 +78,7 @@ func (m *models) to(model, provider, because string) (generate.Route, error) {
 	if provider == "" {
 		provider = m.only
 	}
-	p, ok := m.providers[provider]
+	p, ok := m.callers[provider]
 	if !ok {
 		return generate.Route{}, m.notFound(model)
 	}

@@ -48,6 +48,9 @@ func newPipeline(ctx context.Context, cfg config.Config, nc *nats.Conn, wanted [
 	if err != nil {
 		return nil, err
 	}
+	if err := cfg.Resources.Apply(); err != nil {
+		return nil, err
+	}
 	if err := provision(ctx, cfg, nc); err != nil {
 		return nil, err
 	}
