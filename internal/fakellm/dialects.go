@@ -6,6 +6,8 @@ import (
 	"fmt"
 	"net/http"
 	"strings"
+
+	"github.com/adpa/processor/schemas"
 )
 
 // dialect is one API as the fake speaks it.
@@ -140,10 +142,14 @@ func dialectOf(path string) *dialect {
 	return nil
 }
 
-// bodyStreams finds "stream": true without reading the JSON.
+// bodyStreams tells whether "stream" is true; it reads the JSON only if the word
+// is there.
 func bodyStreams(c *Call) bool {
-	i := bytes.LastIndex(c.Body, []byte(`"stream":`))
-	return i >= 0 && bytes.HasPrefix(bytes.TrimLeft(c.Body[i+len(`"stream":`):], " "), []byte("true"))
+	if !bytes.Contains(c.Body, []byte(`"stream"`)) {
+		return false
+	}
+	span, ok := schemas.Member(c.Body, "stream")
+	return ok && string(span.Of(c.Body)) == "true"
 }
 
 func openAIFailure(status int) string {
