@@ -71,13 +71,11 @@ func truncate(text string, ratio float64, count compress.Counter) string {
 func pick(units []string, ratio float64, count compress.Counter, score func([]string) []float64) string {
 	scores := score(units)
 	order := make([]int, len(units))
-	whole := 0
 	for i := range order {
 		order[i] = i
-		whole += count(units[i])
 	}
 	slices.SortStableFunc(order, func(a, b int) int { return cmp.Compare(scores[b], scores[a]) })
-	budget := int(ratio * float64(whole))
+	budget := int(ratio * float64(count(strings.Join(units, ""))))
 	keep := make([]bool, len(units))
 	for _, i := range order {
 		if n := count(units[i]); n <= budget {

@@ -109,8 +109,26 @@ func (b *bench) answers(w io.Writer) error {
 			}
 			fmt.Fprintln(w)
 		}
+		b.oneText(w, set.tasks)
 	}
 	return nil
+}
+
+// oneText prints the figures of prompts that hold the documents and the question
+// in one text, as the template of the literature does; the product has to find
+// out which is which.
+func (b *bench) oneText(w io.Writer, tasks []task) {
+	const head = "Write a high-quality answer for the given question using only the provided search results (some of which might be irrelevant).\n\n"
+	fmt.Fprintf(w, "%-18s", "  in one text")
+	for _, ratio := range ratios {
+		inOne := method{apply: func(documents, question string, ratio float64) string {
+			tail := "\nQuestion: " + question + "\nAnswer:"
+			out := fixed(b.semantic, head+documents+tail, "", ratio).Text
+			return strings.TrimSuffix(strings.TrimPrefix(out, head), tail)
+		}}
+		fmt.Fprintf(w, " %20s", b.retention(tasks, inOne, ratio))
+	}
+	fmt.Fprintln(w)
 }
 
 // ratios are the shares of the tokens that are kept in the tables.

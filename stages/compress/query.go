@@ -3,12 +3,14 @@ package compress
 import (
 	"slices"
 	"strings"
+	"unicode/utf8"
 )
 
 // query is what documents are read for.
 type query struct {
 	terms map[string]int // term to its number
 	size  int            // how many different terms
+	heads map[string]int // how long terms begin, to their number
 	set   prefixSet
 	names []string // identifiers, numbers and quoted strings, as they are written
 }
@@ -17,8 +19,12 @@ type query struct {
 // segment.
 const maxQueryTerms = 64
 
+// headSize is how many bytes of two terms must agree to be taken for forms of
+// one word.
+const headSize = 5
+
 func newQuery(text string) *query {
-	q := &query{terms: map[string]int{}}
+	q := &query{terms: map[string]int{}, heads: map[string]int{}}
 	r := termReader{text: text}
 	for {
 		term, _, ok := r.next()
@@ -45,6 +51,9 @@ func (q *query) addTerm(term string) {
 	q.size++
 	q.set.add(term)
 	q.terms[term] = n
+	if _, known := q.heads[term[:min(len(term), headSize)]]; !known && hasHead([]byte(term)) {
+		q.heads[term[:headSize]] = n
+	}
 	for _, other := range formsOf[term] {
 		if _, known := q.terms[other]; !known {
 			q.terms[other] = n
@@ -52,6 +61,19 @@ func (q *query) addTerm(term string) {
 		}
 	}
 }
+
+// begins gives the term of the query that begins as a term does.
+func (q *query) begins(term []byte) (n int, found bool) {
+	if !hasHead(term) {
+		return 0, false
+	}
+	n, found = q.heads[string(term[:headSize])]
+	return n, found
+}
+
+// hasHead reports whether a term is long enough to be compared by its beginning,
+// in an alphabet in which bytes are letters.
+func hasHead(term []byte) bool { return len(term) >= headSize && term[0] < utf8.RuneSelf }
 
 // identifiers gives the parts of a query that have to be found as they are:
 // numbers, quoted strings, code identifiers, paths, addresses, UUIDs.

@@ -1,7 +1,9 @@
 package compress
 
 import (
+	"cmp"
 	"math"
+	"slices"
 	"unicode"
 	"unicode/utf8"
 )
@@ -66,10 +68,13 @@ func (o *outline) docWeight(i int) float64 {
 	return paragraphWeight
 }
 
-// readHits finds the query's terms in the segments, in order.
+// readHits finds the query's terms in the segments, in order. A term that occurs
+// nowhere is found in words that begin as it does: "evolve" in "evolution".
 func readHits(o *outline, q *query) (hits []hit, lengths []int32) {
 	lengths = make([]int32, len(o.segments))
 	hits = make([]hit, 0, len(o.segments))
+	occurs := make([]bool, q.size)
+	var alike []hit
 	for i := range o.segments {
 		r := termReader{text: o.of(i), accept: &q.set}
 		for {
@@ -82,10 +87,21 @@ func readHits(o *outline, q *query) (hits []hit, lengths []int32) {
 				continue
 			}
 			if t, found := q.terms[string(term)]; found {
+				occurs[t] = true
 				hits = append(hits, hit{int32(i), int32(t), lengths[i]})
+			} else if t, found := q.begins(term); found && !occurs[t] {
+				alike = append(alike, hit{int32(i), int32(t), lengths[i]})
 			}
 		}
 	}
+	alike = slices.DeleteFunc(alike, func(h hit) bool { return occurs[h.term] })
+	if len(alike) == 0 {
+		return hits, lengths
+	}
+	hits = append(hits, alike...)
+	slices.SortFunc(hits, func(a, b hit) int {
+		return cmp.Or(cmp.Compare(a.segment, b.segment), cmp.Compare(a.at, b.at))
+	})
 	return hits, lengths
 }
 
