@@ -4,6 +4,8 @@ import (
 	"context"
 	"crypto/tls"
 	"crypto/x509"
+	"io"
+	"log"
 	"net/http"
 	"net/http/httptest"
 	"sync"
@@ -121,6 +123,7 @@ func startTLS(t *testing.T, fake *fakellm.Fake, streams int, cfg providers.Confi
 	server := httptest.NewUnstartedServer(fake.Handler())
 	server.EnableHTTP2 = true
 	server.Config.HTTP2 = &http.HTTP2Config{MaxConcurrentStreams: streams}
+	server.Config.ErrorLog = log.New(io.Discard, "", 0) // of handshakes that are to fail
 	server.StartTLS()
 	t.Cleanup(server.Close)
 	cfg.Kind, cfg.BaseURL = providers.KindOpenAI, server.URL

@@ -5,6 +5,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"maps"
+	"math"
 	"net/http"
 	"slices"
 	"strconv"
@@ -167,7 +168,7 @@ func (s *simulated) usage(prompt, completion, choices int) schemas.Usage {
 const bytesPerToken = 4
 
 func tokensOf(bytes int, factor float64) int {
-	return int(float64(bytes+bytesPerToken-1) / bytesPerToken * factor)
+	return int(math.Ceil(float64(bytes) / bytesPerToken * factor))
 }
 
 // stream hands the reply on a word at a time, at the configured speed.
