@@ -162,7 +162,8 @@ func newPlant(t *testing.T, s scenario) *plant {
 	require.NoError(t, l.Close())
 	p.startServer()
 	t.Cleanup(p.stop)
-	nc, err := nats.Connect(p.address, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.RetryOnFailedConnect(true))
+	nc, err := nats.Connect(p.address, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond), nats.RetryOnFailedConnect(true),
+		nats.ErrorHandler(func(*nats.Conn, *nats.Subscription, error) {})) // the server is killed on purpose
 	require.NoError(t, err)
 	p.js, err = jetstream.New(nc)
 	require.NoError(t, err)
