@@ -62,12 +62,9 @@ func (a application) responseSubject(id string) string {
 // not know whether it was heard.
 func (a application) ask(ctx context.Context, prompt string, stream bool) error {
 	id := "go-" + nuid.Next()
-	answers, err := a.nc.SubscribeSync(a.responseSubject(id))
-	if err != nil {
-		return err
-	}
-	if stream {
-		if _, err := a.nc.Subscribe("llm.deltas."+a.tenant+"."+id, printDelta); err != nil {
+	live := make(chan *nats.Msg, 1024)
+	for _, subject := range []string{a.responseSubject(id), "llm.deltas." + a.tenant + "." + id} {
+		if _, err := a.nc.ChanSubscribe(subject, live); err != nil {
 			return err
 		}
 	}
@@ -75,15 +72,22 @@ func (a application) ask(ctx context.Context, prompt string, stream bool) error 
 		return err
 	}
 	fmt.Fprintln(os.Stderr, "published as", id)
-	answer, err := answers.NextMsgWithContext(ctx)
-	if err != nil {
-		return fmt.Errorf("no answer yet (%w): read it later with -id %s", err, id)
+	for printed := false; ; printed = true {
+		select {
+		case m := <-live:
+			switch {
+			case m.Subject != a.responseSubject(id):
+				printDelta(m.Data)
+			case printed: // all of it is there already
+				fmt.Println()
+				return nil
+			default: // not streamed, or an answer that was there before
+				return printAnswer(m.Data)
+			}
+		case <-ctx.Done():
+			return fmt.Errorf("no answer yet: read it later with -id %s", id)
+		}
 	}
-	if stream {
-		fmt.Println()
-		return nil
-	}
-	return printAnswer(answer.Data)
 }
 
 func (a application) publish(ctx context.Context, id, prompt string, stream bool) error {
@@ -139,11 +143,11 @@ func printAnswer(data []byte) error {
 }
 
 // printDelta prints a chunk of a streamed answer.
-func printDelta(m *nats.Msg) {
+func printDelta(data []byte) {
 	var chunk struct {
 		Choices []struct{ Delta struct{ Content string } }
 	}
-	if json.Unmarshal(m.Data, &chunk) == nil {
+	if json.Unmarshal(data, &chunk) == nil {
 		for _, choice := range chunk.Choices {
 			fmt.Print(choice.Delta.Content)
 		}
