@@ -249,20 +249,31 @@ func (w *htmlWriter) String() string { return strings.TrimSpace(w.b.String()) }
 // keepsNumbers reports whether each number of the output is one of the input,
 // so that no rewriting joined or cut one.
 func keepsNumbers(in, out string) bool {
-	known := map[string]bool{}
-	for _, n := range valuesOf(nil, html.UnescapeString(in)) {
-		for part := range strings.FieldsFuncSeq(n, notDigit) {
-			known[part] = true
+	known := map[uint64]struct{}{}
+	eachNumber(html.UnescapeString(in), func(n uint64) bool {
+		known[n] = struct{}{}
+		return true
+	})
+	return eachNumber(out, func(n uint64) bool {
+		_, ok := known[n]
+		return ok
+	})
+}
+
+// eachNumber calls visit with a hash of each run of digits, until it returns
+// false. It reports whether it never did.
+func eachNumber(text string, visit func(n uint64) bool) bool {
+	for i := 0; i < len(text); i++ {
+		if !digit(text[i]) {
+			continue
 		}
-	}
-	for _, n := range valuesOf(nil, out) {
-		for part := range strings.FieldsFuncSeq(n, notDigit) {
-			if !known[part] {
-				return false
-			}
+		start := i
+		for i < len(text) && digit(text[i]) {
+			i++
+		}
+		if !visit(hashFact(text[start:i])) {
+			return false
 		}
 	}
 	return true
 }
-
-func notDigit(r rune) bool { return r < '0' || r > '9' }

@@ -316,10 +316,10 @@ func isNegation(term string) bool {
 }
 
 // hashFact is FNV-1a with the top bit set, which segment numbers do not have.
-func hashFact(term []byte) uint64 {
+func hashFact[T string | []byte](term T) uint64 {
 	h := uint64(14695981039346656037)
-	for _, c := range term {
-		h = (h ^ uint64(c)) * 1099511628211
+	for i := range len(term) {
+		h = (h ^ uint64(term[i])) * 1099511628211
 	}
 	return h | 1<<63
 }
