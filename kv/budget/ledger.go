@@ -287,6 +287,13 @@ func (l *Ledger) Check(tenant, model string, estimate Amount) State {
 	return t.view.Load().check(model, estimate, l.now())
 }
 
+// Limited reports, in nanoseconds, whether a tenant has anything to reserve or
+// settle: a budget, or reservations from when it had one.
+func (l *Ledger) Limited(tenant string) bool {
+	t := l.find(tenant)
+	return t != nil && t.view.Load().limited
+}
+
 // Hard reports whether a tenant has a hard budget: estimates must then be what a
 // call can be billed at most.
 func (l *Ledger) Hard(tenant string) bool {

@@ -286,6 +286,20 @@ func TestLimitsSetAtRunTimeReachAllReplicas(t *testing.T) {
 	require.NoError(t, a.SetLimits(t.Context(), "acme", func([]Config) []Config { return nil }))
 	eventually(t, b, func() bool { return b.CanAfford("acme", "m", Amount{Tokens: 1 << 50}) })
 	require.False(t, b.Hard("acme"))
+	require.False(t, b.Limited("acme"))
+}
+
+func TestLimited(t *testing.T) {
+	l := open(t, connect(t, startServer(t)), Options{Budgets: daily(1000)})
+	require.True(t, l.Limited("acme"))
+	require.True(t, l.Hard("acme"))
+	require.False(t, l.Limited("nobody"))
+	reserve(t, l, ask("a", 1))
+	require.NoError(t, l.SetLimits(t.Context(), "acme", func([]Config) []Config { return nil }))
+	eventually(t, l, func() bool { return !l.Hard("acme") })
+	require.True(t, l.Limited("acme"), "a is to be settled still")
+	settle(t, l, bill("a", 1))
+	require.False(t, l.Limited("acme"))
 }
 
 func TestLimitsThatCannotBeReadChangeNothing(t *testing.T) {

@@ -26,6 +26,9 @@ type Settlement struct {
 	// Released says that the provider surely billed nothing, as when it refused
 	// the connection: the call counts as not made, and Billed is not read.
 	Released bool
+	// Lost says that what the provider billed is unknown and will not be learned:
+	// the estimate is charged, and Billed is not read.
+	Lost bool
 }
 
 // State is what became of a request for a reservation.

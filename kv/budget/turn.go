@@ -154,7 +154,11 @@ func (t *turn) settle(s *Settlement) bool {
 		t.unsure = true
 		return false
 	}
-	t.close(s.ID, e, s.billed(), dateOf(t.now))
 	t.changed = true
+	if s.Lost {
+		t.forfeit(s.ID, e, dateOf(t.now))
+		return true
+	}
+	t.close(s.ID, e, s.billed(), dateOf(t.now))
 	return true
 }

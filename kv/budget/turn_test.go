@@ -97,6 +97,15 @@ func TestSettleTwiceIsOnceAndReleaseIsFree(t *testing.T) {
 	require.Equal(t, Granted, turn.ask("c", 1).State)
 }
 
+func TestALostCallIsChargedAtItsEstimate(t *testing.T) {
+	turn := turnOf(&record{}, daily(1000), noon)
+	turn.ask("a", 400)
+	s := bill("a", 1)
+	s.Lost = true
+	require.True(t, turn.settle(&s))
+	require.Equal(t, account{Settled: Amount{Tokens: 400, Requests: 1}, Lost: Amount{Tokens: 400, Requests: 1}}, turn.windows[0].account)
+}
+
 func TestABillAboveTheEstimateIsCharged(t *testing.T) {
 	turn := turnOf(&record{}, daily(1000), noon)
 	turn.ask("a", 900)

@@ -7,6 +7,7 @@ import "time"
 type view struct {
 	rules   *rules
 	cells   []cell
+	limited bool  // there are limits, or reservations from when there were
 	full    bool  // no reservation can be added before one settles
 	soonest int64 // Unix ms from which on a reservation may be reaped; 0 never
 }
@@ -19,7 +20,10 @@ type cell struct {
 }
 
 func newView(r *record, rules *rules, b bounds, now time.Time) *view {
-	v := &view{rules: rules, cells: make([]cell, len(rules.limits)), full: r.full(b) && !rules.empty(), soonest: r.soonest()}
+	v := &view{
+		rules: rules, cells: make([]cell, len(rules.limits)),
+		limited: !rules.empty() || len(r.open) > 0, full: r.full(b) && !rules.empty(), soonest: r.soonest(),
+	}
 	spans := rules.spans(now)
 	for i := range rules.limits {
 		l := &rules.limits[i]
