@@ -20,7 +20,7 @@ func (r *Runner) deadLetter(it *item, err error) *nats.Msg {
 		Subject: r.names.DeadLetter(stage, request.Tenant),
 		Data:    request.Published(),
 		Header: nats.Header{
-			jetstream.MsgIDHeader: []string{"dead/" + request.Tenant + "/" + request.ID + "/" + strconv.FormatUint(request.Sequence, 10)},
+			jetstream.MsgIDHeader: []string{"dead/" + stage + "/" + request.Tenant + "/" + request.ID + "/" + strconv.FormatUint(it.from.sequence, 10)},
 			HeaderID:              []string{request.ID},
 			HeaderPriority:        []string{string(request.Class)},
 			HeaderStage:           []string{stage},

@@ -30,6 +30,10 @@ const (
 	publishSlice = 512
 )
 
+// drainTries is how often a publish is tried before a process that is to stop
+// leaves the message to others.
+const drainTries = 5
+
 // outcome is a verdict on its way to be carried out.
 type outcome struct {
 	item     *item
@@ -187,11 +191,19 @@ func (r *Runner) await(ctx context.Context, o outcome, failed chan<- outcome) {
 		r.settle(o)
 		return
 	}
-	if final(failure) {
+	switch {
+	case final(failure):
 		r.shrink(&o)
+	case o.verdict.Full != nil && full(failure):
+		o.verdict = *o.verdict.Full
+		o.messages = r.build(&o)
 	}
 	o.tries++
 	r.cfg.Metrics.publishFailed(stageName(r.steps[o.item.step].Name))
+	if r.draining.Load() && o.tries >= drainTries {
+		r.abandon(o)
+		return
+	}
 	select {
 	case failed <- o:
 	case <-ctx.Done():
@@ -202,6 +214,12 @@ func (r *Runner) await(ctx context.Context, o outcome, failed chan<- outcome) {
 func final(err error) bool {
 	var api *jetstream.APIError
 	return errors.Is(err, nats.ErrMaxPayload) || errors.As(err, &api) && api.ErrorCode == 10054
+}
+
+// full reports that a stream takes no more for now.
+func full(err error) bool {
+	var api *jetstream.APIError
+	return errors.As(err, &api) && api.ErrorCode == codeStoreFailed
 }
 
 // shrink replaces an outcome whose message is too large by one that fits: an
@@ -238,6 +256,9 @@ func (r *Runner) build(o *outcome) []*nats.Msg {
 	case stages.ActionReply:
 		return []*nats.Msg{r.response(it, v.Response)}
 	case stages.ActionReject:
+		if it.request.ID == "" { // a hand-off that nobody can read: there is no one to answer
+			return []*nats.Msg{r.deadLetter(it, v.Err)}
+		}
 		return []*nats.Msg{r.deadLetter(it, v.Err), r.errorResponse(it, v.Err)}
 	case stages.ActionRetry:
 		return r.retry(o, stage)

@@ -20,11 +20,13 @@ type delivery struct {
 	msg       jetstream.Msg
 	lane      int
 	taken     time.Time
-	delivered int // how often, this time included
-	requests  int // that it holds
-	open      int // of these, not settled; only the acknowledging goroutine touches it
+	delivered int    // how often, this time included
+	requests  int    // that it holds
+	open      int    // of these, not settled; only the acknowledging goroutine touches it
+	sequence  uint64 // in its stream
 	nak       time.Duration
 	term      string // why it is ended for good, if it is
+	abandoned bool   // left to other replicas
 }
 
 // receive decodes a message and puts its requests into the queue of the step
@@ -34,7 +36,7 @@ func (r *Runner) receive(s *source, msg jetstream.Msg) int {
 	if err != nil {
 		return 0 // no JetStream message: nothing to acknowledge
 	}
-	d := &delivery{msg: msg, lane: s.lane, taken: time.Now(), delivered: int(meta.NumDelivered), requests: 1, open: 1}
+	d := &delivery{msg: msg, lane: s.lane, taken: time.Now(), delivered: int(meta.NumDelivered), sequence: meta.Sequence.Stream, requests: 1, open: 1}
 	if s.durable.stream == r.names.Requests() {
 		r.receiveRequest(s, d, meta)
 	} else {
@@ -229,7 +231,7 @@ func (r *Runner) fetchAnswer(request *stages.Request) error {
 	if r.cfg.Recorded == nil {
 		return fmt.Errorf("the answer of request %s travels apart and there is no record of it", request.ID)
 	}
-	answer, err := r.cfg.Recorded(context.Background(), request.Tenant, request.ID)
+	answer, err := r.cfg.Recorded(context.Background(), request.RecordKey())
 	if err != nil {
 		return fmt.Errorf("reading the recorded answer: %w", err)
 	}

@@ -33,7 +33,8 @@ type RunnerConfig struct {
 	MaxPayload int // the server's limit on a message, in bytes
 
 	// Recorded finds answers that were too large to travel with their requests.
-	Recorded func(ctx context.Context, tenant, id string) (answer []byte, err error)
+	// The key is that of the record.
+	Recorded func(ctx context.Context, key string) (answer []byte, err error)
 	// Cancelled reports whether a request (tenant.id) was cancelled. May be nil.
 	Cancelled func(key string) bool
 	Metrics   *Metrics
@@ -56,7 +57,8 @@ type Runner struct {
 
 	decided chan outcome
 
-	warned atomic.Int64 // when trouble was last logged, Unix seconds
+	draining atomic.Bool
+	warned   atomic.Int64 // when trouble was last logged, Unix seconds
 
 	mu    sync.Mutex
 	held  int // requests taken and not settled
@@ -136,6 +138,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	}
 
 	pulling.Wait() // ends with ctx
+	r.draining.Store(true)
 	r.awaitSettled()
 	for _, s := range r.steps {
 		s.queue.close()

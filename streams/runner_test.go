@@ -390,3 +390,136 @@ func TestLaterComesBackByItself(t *testing.T) {
 	require.Equal(t, "x", string(back.Data()))
 	require.Equal(t, handoffVersion[0], back.Headers().Get(HeaderVersion), "headers come along")
 }
+
+func TestRegroupingStrandsNothing(t *testing.T) {
+	nc, js := natstest.Connect(t, natstest.Start(t))
+	layout := testLayout()
+	require.NoError(t, Provision(t.Context(), js, layout))
+	// Requests wait before every stage, as a deployment with a group a stage leaves them.
+	stop := start(t, nc, layout, steps(pass), steps(nil, pass), steps(nil, nil, pass))
+	publishAs(t, js, "acme", "at-generate", request("a"))
+	awaitWaiting(t, js, "LLM_GENERATE")
+	stop()
+	stop = start(t, nc, layout, steps(pass))
+	publishAs(t, js, "acme", "at-cache", request("a"))
+	awaitWaiting(t, js, "LLM_CACHE")
+	stop()
+	publishAs(t, js, "acme", "at-compress", request("a"))
+
+	start(t, nc, layout, steps(pass, pass, pass, pass, answer))
+	for _, id := range []string{"at-generate", "at-cache", "at-compress"} {
+		require.Contains(t, string(response(t, js, "llm.responses.acme."+id).Data), `"choices"`)
+	}
+}
+
+func awaitWaiting(t *testing.T, js jetstream.JetStream, name string) {
+	t.Helper()
+	stream, err := js.Stream(t.Context(), name)
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		info, err := stream.Info(t.Context())
+		return err == nil && info.State.Msgs == 1
+	}, 5*time.Second, 2*time.Millisecond)
+}
+
+func TestHandoffsThatNobodyCanReadAreDead(t *testing.T) {
+	nc, js := natstest.Connect(t, natstest.Start(t))
+	layout := testLayout()
+	require.NoError(t, Provision(t.Context(), js, layout))
+	start(t, nc, layout, steps(pass, pass, pass, pass, answer))
+	for _, version := range []string{"", "1"} {
+		m := nats.NewMsg("llm.stages.cache.interactive.0.acme")
+		if version != "" {
+			m.Header.Set(HeaderVersion, version)
+		}
+		m.Data = []byte("damaged " + version)
+		_, err := js.PublishMsg(t.Context(), m)
+		require.NoError(t, err)
+	}
+	dead, err := js.Stream(t.Context(), "LLM_DEAD")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		info, err := dead.Info(t.Context())
+		return err == nil && info.State.Msgs == 2
+	}, 5*time.Second, 2*time.Millisecond)
+	requireDrained(t, js, "LLM_CACHE")
+}
+
+func TestHandoffsOfANewerVersionAreLeftToOthers(t *testing.T) {
+	nc, js := natstest.Connect(t, natstest.Start(t))
+	layout := testLayout()
+	require.NoError(t, Provision(t.Context(), js, layout))
+	stop := start(t, nc, layout, steps(pass, pass, pass, pass, answer))
+	m := nats.NewMsg("llm.stages.cache.interactive.0.acme")
+	m.Header.Set(HeaderVersion, "2")
+	_, err := js.PublishMsg(t.Context(), m)
+	require.NoError(t, err)
+	publishAs(t, js, "acme", "other", request("a"))
+	response(t, js, "llm.responses.acme.other")
+	stop()
+	stream, err := js.Stream(t.Context(), "LLM_CACHE")
+	require.NoError(t, err)
+	info, err := stream.Info(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 1, info.State.Msgs, "it still waits")
+}
+
+func TestFullStreamsHoldBackAndRecover(t *testing.T) {
+	nc, js := natstest.Connect(t, natstest.Start(t))
+	layout := testLayout()
+	layout.StageBytes = 40_000 // some thirty hand-offs
+	require.NoError(t, Provision(t.Context(), js, layout))
+	// Nobody takes from the cache stream, so compress can publish no more.
+	stopDoor := start(t, nc, layout, steps(pass))
+	const n = 200
+	for i := range n {
+		publishAs(t, js, "acme", fmt.Sprintf("r-%d", i), request("a"))
+	}
+	stream, err := js.Stream(t.Context(), "LLM_CACHE")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		info, err := stream.Info(t.Context())
+		return err == nil && info.State.Bytes > 30_000
+	}, 5*time.Second, 5*time.Millisecond)
+	// Longer than the server waits for a sign of life: held messages keep giving it.
+	time.Sleep(layout.AckWait + time.Second)
+	start(t, nc, layout, steps(nil, pass, pass, pass, answer))
+	for i := range n {
+		require.Contains(t, string(response(t, js, fmt.Sprintf("llm.responses.acme.r-%d", i)).Data), `"choices"`, "backpressure is no failure")
+	}
+	stopDoor()
+}
+
+func TestInteractiveGoesFirstAndBatchKeepsAShare(t *testing.T) {
+	q := newQueue(2)
+	add := func(lane int, class schemas.Class, n int) {
+		for range n {
+			it := &item{from: &delivery{lane: lane}}
+			it.request.Class = class
+			q.push(it)
+		}
+	}
+	add(0, schemas.Batch, 100)
+	add(0, schemas.Interactive, 100)
+	add(1, schemas.Interactive, 10)
+	counts := map[schemas.Class]int{}
+	lanes := map[int]int{}
+	for range 8 {
+		for _, it := range q.take(4) {
+			counts[it.request.Class]++
+			lanes[it.from.lane]++
+		}
+	}
+	require.Equal(t, map[schemas.Class]int{schemas.Interactive: 28, schemas.Batch: 4}, counts)
+	require.Equal(t, 10, lanes[1], "a flood in one lane does not hold back the other")
+	counts = map[schemas.Class]int{}
+	for range 3 {
+		for _, it := range q.take(1000) {
+			counts[it.request.Class]++
+		}
+		if q.size == 0 {
+			break
+		}
+	}
+	require.Equal(t, map[schemas.Class]int{schemas.Interactive: 82, schemas.Batch: 96}, counts)
+}

@@ -24,7 +24,7 @@ func (r *Runner) settleOne(it *item, verdict stages.Verdict) {
 	case stages.ActionReject:
 		d.term = string(reasonOf(verdict.Err))
 	}
-	if d.open--; d.open > 0 {
+	if d.open--; d.open > 0 || d.abandoned {
 		return
 	}
 	r.release(d)
@@ -37,4 +37,23 @@ func (r *Runner) settleOne(it *item, verdict stages.Verdict) {
 	default:
 		_ = d.msg.Ack()
 	}
+}
+
+// abandon leaves what cannot be published to other replicas: the process is to
+// stop, and the server delivers again what was not acknowledged.
+func (r *Runner) abandon(o outcome) {
+	for _, it := range append([]*item{o.item}, itemsOf(o.verdict.With)...) {
+		if d := it.from; !d.abandoned {
+			d.abandoned = true
+			r.release(d)
+		}
+	}
+}
+
+func itemsOf(requests []*stages.Request) []*item {
+	items := make([]*item, len(requests))
+	for i, r := range requests {
+		items[i] = r.Ticket.(*item)
+	}
+	return items
 }

@@ -1,0 +1,69 @@
+package streams
+
+import (
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+	"github.com/stretchr/testify/require"
+)
+
+func TestEmbeddedServerIsFoundAndKeepsItsData(t *testing.T) {
+	cfg := EmbeddedConfig{Dir: filepath.Join(t.TempDir(), "nats"), Host: "127.0.0.1", Port: -1, Sync: time.Minute}
+	_, found := FindEmbedded(t.Context(), cfg.Dir)
+	require.False(t, found)
+	first, err := StartEmbedded(cfg)
+	require.NoError(t, err)
+	url, found := FindEmbedded(t.Context(), cfg.Dir)
+	require.True(t, found)
+	require.Equal(t, first.URL(), url)
+
+	_, err = StartEmbedded(cfg)
+	require.ErrorIs(t, err, ErrDirInUse)
+	require.ErrorContains(t, err, cfg.Dir)
+
+	nc, err := nats.Connect(url)
+	require.NoError(t, err)
+	js, err := jetstream.New(nc)
+	require.NoError(t, err)
+	require.NoError(t, Provision(t.Context(), js, testLayout()))
+	_, err = js.Publish(t.Context(), "llm.requests.acme", request("a"))
+	require.NoError(t, err)
+	nc.Close()
+	first.Close()
+	_, found = FindEmbedded(t.Context(), cfg.Dir)
+	require.False(t, found)
+
+	second, err := StartEmbedded(cfg)
+	require.NoError(t, err)
+	defer second.Close()
+	nc, err = nats.Connect(second.URL())
+	require.NoError(t, err)
+	defer nc.Close()
+	js, err = jetstream.New(nc)
+	require.NoError(t, err)
+	stream, err := js.Stream(t.Context(), "LLM_REQUESTS")
+	require.NoError(t, err)
+	require.EqualValues(t, 1, stream.CachedInfo().State.Msgs)
+}
+
+func TestEmbeddedServerTakesAFreePort(t *testing.T) {
+	taken, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	defer taken.Close()
+	e, err := StartEmbedded(EmbeddedConfig{Dir: t.TempDir(), Host: "127.0.0.1", Port: taken.Addr().(*net.TCPAddr).Port})
+	require.NoError(t, err)
+	defer e.Close()
+	require.NotContains(t, e.URL(), taken.Addr().String())
+}
+
+func TestStaleAddressIsNoServer(t *testing.T) {
+	dir := t.TempDir()
+	require.NoError(t, os.WriteFile(filepath.Join(dir, "server.json"), []byte(`{"url":"nats://127.0.0.1:1","pid":1}`), 0o600))
+	_, found := FindEmbedded(t.Context(), dir)
+	require.False(t, found)
+}
