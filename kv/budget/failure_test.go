@@ -155,6 +155,19 @@ func TestWaitingOperationsAreBounded(t *testing.T) {
 	wg.Wait()
 }
 
+func TestASliceMayBeLargerThanTheQueue(t *testing.T) {
+	l := open(t, connect(t, startServer(t)), Options{Budgets: daily(1000), MaxQueued: 8, MaxOpen: 30})
+	var slice []Request
+	for i := range 40 {
+		slice = append(slice, ask(fmt.Sprint("r", i), 1))
+	}
+	var states [4]int
+	for _, o := range l.Reserve(t.Context(), slice) {
+		states[o.State]++
+	}
+	require.Equal(t, [4]int{Granted: 30, Wait: 10}, states, "more than may be open wait")
+}
+
 // TestChangedIsOneChannel: any number of waiters hold the same one, and it
 // closes within about a second even if nothing happens.
 func TestChangedIsOneChannel(t *testing.T) {
