@@ -86,6 +86,31 @@ func (f Func) Run(ctx context.Context, requests []*Request, decide Decide) {
 	}
 }
 
+// Before gives a stage that looks at each request first: what first decides is
+// done with, the rest goes on to the stage.
+func Before(first func(ctx context.Context, r *Request) (verdict Verdict, decided bool), next Stage) Stage {
+	return before{first, next}
+}
+
+type before struct {
+	first func(context.Context, *Request) (Verdict, bool)
+	next  Stage
+}
+
+func (b before) Run(ctx context.Context, requests []*Request, decide Decide) {
+	rest := make([]*Request, 0, len(requests))
+	for _, r := range requests {
+		if verdict, decided := b.first(ctx, r); decided {
+			decide(r, verdict)
+		} else {
+			rest = append(rest, r)
+		}
+	}
+	if len(rest) > 0 {
+		b.next.Run(ctx, rest, decide)
+	}
+}
+
 // Action is the kind of a verdict.
 type Action int
 
@@ -110,6 +135,7 @@ type Verdict struct {
 	Err      error         // of ActionFail, ActionRetry and ActionReject
 	After    time.Duration // of ActionRetry and ActionWait; 0 leaves it to the runner
 	With     []*Request    // of ActionTogether: the others
+	Full     *Verdict      // of ActionSkip: what becomes of the request if the stage's stream takes no more; nil waits
 }
 
 // Continue sends the request on to the next stage.
@@ -117,6 +143,12 @@ func Continue() Verdict { return Verdict{Action: ActionContinue} }
 
 // SkipTo sends the request to the named stage.
 func SkipTo(stage string) Verdict { return Verdict{Action: ActionSkip, Stage: stage} }
+
+// SkipBackTo sends the request to a stage before this one. Since that goes
+// against the stream, it is not waited for room there: full happens instead.
+func SkipBackTo(stage string, full Verdict) Verdict {
+	return Verdict{Action: ActionSkip, Stage: stage, Full: &full}
+}
 
 // Answer ends the request with its Answer and what is known of it.
 func Answer() Verdict { return Verdict{Action: ActionAnswer} }

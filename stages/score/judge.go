@@ -8,6 +8,8 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+
+	"github.com/adpa/processor/stages/structure"
 )
 
 // When a judge is asked, and what it is shown.
@@ -138,11 +140,11 @@ func (j *Judge) verdict(ctx context.Context, rubric, member string, low, high in
 	if err != nil {
 		return 0, fmt.Errorf("reading the judge's completion: %w", err)
 	}
-	t, err := parseTree([]byte(verdicts[0]))
+	t, err := structure.ParseTree([]byte(verdicts[0]))
 	if err != nil {
 		return 0, fmt.Errorf("reading the verdict: %w", err)
 	}
-	object, _ := t.value.(map[string]any)
+	object, _ := t.Value.(map[string]any)
 	n, err := strconv.Atoi(fmt.Sprint(object[member]))
 	if err != nil || n < low || n > high {
 		return 0, fmt.Errorf("reading the verdict: %q is not a whole number from %d to %d", member, low, high)

@@ -158,34 +158,3 @@ func TestHeavyPatternIsBounded(t *testing.T) {
 	require.True(t, r.Has(Schema))
 	require.Less(t, time.Since(start), 10*time.Second)
 }
-
-func TestCheckSchema(t *testing.T) {
-	require.NoError(t, CheckSchema([]byte(personSchema)))
-	require.ErrorContains(t, CheckSchema([]byte(`{"type": "nothing"}`)), "compiling the schema")
-	require.ErrorContains(t, CheckSchema([]byte(`{"type": `)), "parsing the schema")
-}
-
-func TestSchemaCacheIsBounded(t *testing.T) {
-	c := newSchemaCache()
-	for i := range maxSchemas + 50 {
-		s := c.get(fmt.Appendf(nil, `{"const": %d}`, i))
-		require.NoError(t, s.err)
-		require.Empty(t, s.violation(tree{json.Number(fmt.Sprint(i)), 1}))
-	}
-	require.Equal(t, maxSchemas, c.lru.Len())
-	require.Same(t, c.get([]byte(`{"const": 300}`)), c.get([]byte(`{"const": 300}`)))
-	c.get([]byte(`{"title": "` + strings.Repeat("x", maxSchemaBytes) + `"}`))
-	require.Equal(t, maxSchemas, c.lru.Len(), "what is too large is not kept")
-}
-
-// A check that runs out of steps leaves nothing behind that would change the next one.
-func TestCheckAfterExhaustion(t *testing.T) {
-	s := newSchemaCache().get([]byte(doubling(40)))
-	require.NoError(t, s.err)
-	for range 3 {
-		require.Equal(t, errWork.Error(), s.violation(tree{json.Number("1"), 1}))
-	}
-	light := newSchemaCache().get([]byte(doubling(5)))
-	require.NotEmpty(t, light.violation(tree{json.Number("1"), 1}))
-	require.Empty(t, light.violation(tree{"text", 1}))
-}

@@ -9,6 +9,8 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+
+	"github.com/adpa/processor/stages/structure"
 )
 
 // The metrics that Config.Metrics may name. Each is a number in 0..1.
@@ -124,13 +126,13 @@ func (r Result) Has(flag string) bool { return slices.Contains(r.Flags, flag) }
 // nothing of what it has scored but compiled schemas. Equal input gives equal results.
 type Scorer struct {
 	metrics []string
-	schemas *schemaCache
+	schemas *structure.Schemas
 	pool    sync.Pool // of *scratch
 }
 
 // New makes a Scorer. The configuration must have passed Validate.
 func New(cfg Config) *Scorer {
-	s := &Scorer{metrics: slices.Clone(cfg.Metrics), schemas: newSchemaCache()}
+	s := &Scorer{metrics: slices.Clone(cfg.Metrics), schemas: structure.NewSchemas()}
 	s.pool.New = func() any { return new(scratch) }
 	return s
 }

@@ -4,7 +4,13 @@ import (
 	"bytes"
 	"errors"
 	"io"
+	"strings"
+
+	"github.com/adpa/processor/stages/structure"
 )
+
+// maxReason bounds what is said of an answer that does not fit, in bytes.
+const maxReason = 300
 
 // structure tells whether an answer is the JSON value that was asked for: the flag
 // Format or Schema with the reason, and whether the value is merely cut off.
@@ -12,22 +18,22 @@ func (s *Scorer) structure(x *scratch, c *choice) (flag, reason string, cut bool
 	if !x.asked.json || len(c.calls) > 0 || c.text.empty() {
 		return "", "", false
 	}
-	t, err := parseTree(bytes.TrimSpace(c.text.of(x.output)))
+	t, err := structure.ParseTree(bytes.TrimSpace(c.text.of(x.output)))
 	if err != nil {
 		return Format, clip("the answer is not the JSON value that was asked for: " + err.Error()), errors.Is(err, io.ErrUnexpectedEOF)
 	}
-	if _, object := t.value.(map[string]any); x.asked.object && !object {
+	if _, object := t.Value.(map[string]any); x.asked.object && !object {
 		return Format, "the answer is a JSON value but not an object", false
 	}
 	if x.asked.schema == nil {
 		return "", "", false
 	}
-	schema := s.schemas.get(x.asked.schema)
-	if schema.err != nil {
-		return "", clip("not checked: " + schema.err.Error()), false
+	schema, err := s.schemas.Get(x.asked.schema)
+	if err != nil {
+		return "", clip("not checked: " + err.Error()), false
 	}
-	if reason := schema.violation(t); reason != "" {
-		return Schema, "the answer does not fit the schema: " + reason, false
+	if wrong := schema.Violations(t); len(wrong) > 0 {
+		return Schema, clip("the answer does not fit the schema: " + wrong[0].String()), false
 	}
 	return "", "", false
 }
@@ -58,22 +64,30 @@ func (s *Scorer) arguments(x *scratch, k call, t tool) string {
 	if len(text) == 0 {
 		text = []byte("{}")
 	}
-	value, err := parseTree(text)
+	value, err := structure.ParseTree(text)
 	if err != nil {
 		return "the arguments of a tool call are not a JSON value: " + err.Error()
 	}
-	if _, object := value.value.(map[string]any); !object {
+	if _, object := value.Value.(map[string]any); !object {
 		return "the arguments of a tool call are not a JSON object"
 	}
 	if t.parameters == nil {
 		return ""
 	}
-	schema := s.schemas.get(t.parameters)
-	if schema.err != nil {
+	schema, err := s.schemas.Get(t.parameters)
+	if err != nil {
 		return "" // the request's fault, not the answer's
 	}
-	if reason := schema.violation(value); reason != "" {
-		return "the arguments of a tool call do not fit its parameters: " + reason
+	if wrong := schema.Violations(value); len(wrong) > 0 {
+		return "the arguments of a tool call do not fit its parameters: " + wrong[0].String()
 	}
 	return ""
+}
+
+// clip bounds a description.
+func clip(s string) string {
+	if len(s) > maxReason {
+		return strings.ToValidUTF8(s[:maxReason], "") + "..."
+	}
+	return s
 }

@@ -1,4 +1,4 @@
-package score
+package structure
 
 import (
 	"bytes"
@@ -28,17 +28,18 @@ var (
 	errTrailing  = errors.New("more text after the JSON value")
 )
 
-// tree is a JSON value as the schema validator wants it, and how many values it holds.
-type tree struct {
-	value any
+// Tree is a JSON value as the schema validator wants it, and how many values it holds.
+type Tree struct {
+	Value any // map[string]any, []any, string, json.Number, bool or nil
 	nodes int
 }
 
-// parseTree reads one JSON value, strictly: names may not repeat, and nothing may follow.
+// ParseTree reads one JSON value, strictly: names may not repeat, and nothing may follow.
+// It must be at most 1 MB, 131,072 values and 64 levels, with numbers that can be written out.
 // Its error wraps io.ErrUnexpectedEOF if the text ends too early.
-func parseTree(text []byte) (tree, error) {
+func ParseTree(text []byte) (Tree, error) {
 	if len(text) > maxTreeBytes {
-		return tree{}, errTreeBytes
+		return Tree{}, errTreeBytes
 	}
 	r := treeReader{dec: jsontext.NewDecoder(bytes.NewBuffer(text))}
 	v, err := r.value(0)
@@ -46,12 +47,12 @@ func parseTree(text []byte) (tree, error) {
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
-		return tree{}, err
+		return Tree{}, err
 	}
 	if _, err := r.dec.ReadToken(); err != io.EOF {
-		return tree{}, errTrailing
+		return Tree{}, errTrailing
 	}
-	return tree{v, r.nodes}, nil
+	return Tree{v, r.nodes}, nil
 }
 
 type treeReader struct {

@@ -1,9 +1,11 @@
-package score
+package structure
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"hash/maphash"
+	"slices"
 	"strings"
 	"sync"
 
@@ -21,7 +23,9 @@ const (
 	maxSchemaPatterns = 64      // regular expressions
 	maxSchemas        = 256     // compiled schemas that are kept
 	maxCheckWork      = 1 << 18 // steps of one check, each about a microsecond
-	maxReason         = 300     // bytes of a violation's description
+	maxViolations     = 32      // that are listed
+	maxLeaves         = 4096    // violations that are looked at, since the validator gives them in no order
+	maxReason         = 300     // bytes of a violation's path or message
 	enumsPerStep      = 64      // members of an enum that are compared in the time of a step
 )
 
@@ -33,50 +37,45 @@ var (
 	errWork           = errors.New("checking against the schema takes too long")
 )
 
-// CheckSchema reports why a JSON Schema cannot be used to check answers, or nil.
-// Drafts 4 to 2020-12 are understood; without $schema it is 2020-12. References must stay
-// within the document.
-func CheckSchema(raw []byte) error {
-	_, err := compileSchema(raw)
-	return err
-}
-
-// schemaCache keeps compiled schemas, the least recently used goes first.
-type schemaCache struct {
+// Schemas keeps compiled schemas, at most 256; the least recently used goes first. It is
+// safe for concurrent use.
+type Schemas struct {
 	seed maphash.Seed
-	lru  *lru.Cache[uint64, *schema]
+	lru  *lru.Cache[uint64, *Schema]
 }
 
-func newSchemaCache() *schemaCache {
-	cache, err := lru.New[uint64, *schema](maxSchemas)
+// NewSchemas makes an empty cache.
+func NewSchemas() *Schemas {
+	cache, err := lru.New[uint64, *Schema](maxSchemas)
 	if err != nil {
 		panic(err) // only a size below 1 is an error
 	}
-	return &schemaCache{maphash.MakeSeed(), cache}
+	return &Schemas{maphash.MakeSeed(), cache}
 }
 
-// get gives a schema compiled, now or before. An unusable one is kept too, as its error.
-func (c *schemaCache) get(raw []byte) *schema {
+// Get gives a schema compiled, now or before, or the error of Compile, which is kept too.
+func (c *Schemas) Get(raw []byte) (*Schema, error) {
 	key := maphash.Bytes(c.seed, raw)
 	if s, ok := c.lru.Get(key); ok && s.raw == string(raw) {
-		return s
+		return s, s.err
 	}
-	s, err := compileSchema(raw)
+	s, err := Compile(raw)
 	if err != nil {
-		s = &schema{err: err}
+		s = &Schema{err: err}
 	}
 	s.raw = string(raw)
 	if len(raw) <= maxSchemaBytes {
 		c.lru.Add(key, s)
 	}
-	return s
+	return s, err
 }
 
-// schema is a compiled JSON Schema. Checks with one schema run one after the other, as
-// the count of steps lies within it.
-type schema struct {
+// Schema is a compiled JSON Schema. It is safe for concurrent use; checks with one schema
+// run one after the other, as the count of steps lies within it.
+type Schema struct {
 	raw    string
 	err    error // why it cannot be used
+	value  any   // the schema itself
 	bounds bounds
 
 	mu       sync.Mutex
@@ -91,23 +90,26 @@ type bounds struct {
 	patterns int // regular expressions
 }
 
-func compileSchema(raw []byte) (*schema, error) {
+// Compile makes a JSON Schema ready for checks, or says why it cannot be used. Drafts 4 to
+// 2020-12 are understood; without $schema it is 2020-12. It may have 64 KB, 64 levels and 64
+// regular expressions (RE2), and references must stay within the document.
+func Compile(raw []byte) (*Schema, error) {
 	if len(raw) > maxSchemaBytes {
 		return nil, errSchemaBytes
 	}
-	t, err := parseTree(raw)
+	t, err := ParseTree(raw)
 	if err != nil {
 		return nil, fmt.Errorf("parsing the schema: %w", err)
 	}
-	s := &schema{}
-	if err := s.bounds.measure(t.value); err != nil {
+	s := &Schema{value: t.Value}
+	if err := s.bounds.measure(t.Value); err != nil {
 		return nil, err
 	}
 	c := jsonschema.NewCompiler()
 	c.UseLoader(noLoader{})
 	c.RegisterVocabulary(&jsonschema.Vocabulary{URL: "urn:steps", Schema: anySchema, Compile: s.charge})
 	c.AssertVocabs()
-	if err := c.AddResource("urn:schema", t.value); err != nil {
+	if err := c.AddResource("urn:schema", t.Value); err != nil {
 		return nil, fmt.Errorf("compiling the schema: %w", err)
 	}
 	if s.compiled, err = c.Compile("urn:schema"); err != nil {
@@ -175,7 +177,7 @@ func (b *bounds) keyword(name string, v any) error {
 }
 
 // charge makes the counter of one subschema.
-func (s *schema) charge(_ *jsonschema.CompilerContext, object map[string]any) (jsonschema.SchemaExt, error) {
+func (s *Schema) charge(_ *jsonschema.CompilerContext, object map[string]any) (jsonschema.SchemaExt, error) {
 	branches := 0
 	for _, keyword := range []string{"allOf", "anyOf", "oneOf"} {
 		list, _ := object[keyword].([]any)
@@ -187,7 +189,7 @@ func (s *schema) charge(_ *jsonschema.CompilerContext, object map[string]any) (j
 // meter takes the steps of one visit of a subschema from what is left, and ends the
 // check by a panic when nothing is: the validator knows no other way out.
 type meter struct {
-	schema *schema
+	schema *Schema
 	fixed  int
 }
 
@@ -206,38 +208,68 @@ func (m *meter) Validate(_ *jsonschema.ValidatorContext, v any) {
 	}
 }
 
-// violation says how a value fails the schema, or "" if it fits.
-func (s *schema) violation(t tree) (reason string) {
+// Violation is one way in which a value fails a schema.
+type Violation struct {
+	Path    string `json:"path"`    // a JSON Pointer into the value; empty is the value itself
+	Message string `json:"message"` // what is there and what is expected; may quote the value
+}
+
+func (v Violation) String() string { return cmp.Or(v.Path, "/") + ": " + v.Message }
+
+// Violations lists how a value fails the schema, by path, each once and at most 32; none if
+// it fits. Of alternatives it lists how each fails.
+func (s *Schema) Violations(t Tree) (list []Violation) {
 	// What one level of the schema can cost before its meter runs.
 	if t.nodes*(1+s.bounds.enum/enumsPerStep+s.bounds.branches) > maxCheckWork {
-		return errWork.Error()
+		return []Violation{{Message: errWork.Error()}}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer func() {
 		if r := recover(); r == errWork {
-			reason = errWork.Error()
+			list = []Violation{{Message: errWork.Error()}}
 		} else if r != nil {
 			panic(r)
 		}
 	}()
 	s.work = maxCheckWork
 	var invalid *jsonschema.ValidationError
-	if err := s.compiled.Validate(t.value); errors.As(err, &invalid) {
-		return describe(invalid)
+	if err := s.compiled.Validate(t.Value); errors.As(err, &invalid) {
+		list = leaves(nil, invalid)
+		slices.SortFunc(list, func(x, y Violation) int {
+			return cmp.Or(strings.Compare(x.Path, y.Path), strings.Compare(x.Message, y.Message))
+		})
+		list = slices.Compact(list)
 	}
-	return ""
+	return list[:min(len(list), maxViolations)]
 }
 
 var printer = messages.NewPrinter(language.English)
 
-// describe gives the first violation: where, and what is expected.
-func describe(e *jsonschema.ValidationError) string {
-	for len(e.Causes) > 0 {
-		e = e.Causes[0]
+// leaves adds what has no further cause.
+func leaves(list []Violation, e *jsonschema.ValidationError) []Violation {
+	for _, cause := range e.Causes {
+		if len(list) == maxLeaves {
+			return list
+		}
+		list = leaves(list, cause)
 	}
-	where := "/" + strings.Join(e.InstanceLocation, "/")
-	return clip(fmt.Sprintf("%s: %s", where, e.ErrorKind.LocalizedString(printer)))
+	if len(e.Causes) > 0 {
+		return list
+	}
+	return append(list, Violation{Path: clip(pointer(e.InstanceLocation)), Message: clip(e.ErrorKind.LocalizedString(printer))})
+}
+
+var escaper = strings.NewReplacer("~", "~0", "/", "~1")
+
+// pointer writes a path as a JSON Pointer (RFC 6901).
+func pointer(path []string) string {
+	var b strings.Builder
+	for _, name := range path {
+		b.WriteByte('/')
+		b.WriteString(escaper.Replace(name))
+	}
+	return b.String()
 }
 
 // clip bounds a description.
