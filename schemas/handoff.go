@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"strconv"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -37,6 +38,10 @@ type State struct {
 	Failures    int    `json:"failures,omitzero"`
 	NotBefore   Millis `json:"not_before,omitzero"` // when the request is to be worked at the earliest
 
+	Round    int    `json:"round,omitzero"`    // answers that were asked for before this one and did not do
+	Earlier  Spent  `json:"earlier,omitzero"`  // what those cost
+	Template string `json:"template,omitzero"` // that the messages were made from, as name@revision
+
 	Tokens         Tokens         `json:"tokens,omitzero"`
 	Selected       Selected       `json:"selected,omitzero"`
 	Parameters     jsontext.Value `json:"parameters,omitzero"`      // that the product set or changed
@@ -46,7 +51,8 @@ type State struct {
 	CostUSD        float64        `json:"cost,omitzero"`
 	Quality        jsontext.Value `json:"quality,omitzero"`
 	Stages         Timings        `json:"stages,omitzero"`
-	Compress       jsontext.Value `json:"compress,omitzero"` // the compress stage's report
+	Compress       jsontext.Value `json:"compress,omitzero"`  // the compress stage's report
+	Structure      jsontext.Value `json:"structure,omitzero"` // what was done to give the answer its form
 }
 
 // Millis is a time in milliseconds since 1970; 0 is none.
@@ -73,6 +79,12 @@ type Tokens struct {
 	PromptOriginal int `json:"prompt_original"`
 	PromptSent     int `json:"prompt_sent"`
 	Saved          int `json:"saved"`
+}
+
+// Spent is what answers cost.
+type Spent struct {
+	Usage   Usage   `json:"usage,omitzero"`
+	CostUSD float64 `json:"cost,omitzero"`
 }
 
 // Selected says which model was called and why.
@@ -172,6 +184,28 @@ func (h *Handoff) Published() []byte {
 
 // Key names the request over all tenants, as in buckets: tenant.id.
 func (s *State) Key() string { return s.Tenant + "." + s.ID }
+
+// RecordKey names the record of the answer that is asked for now: that of the
+// first is under tenant.id, those of later rounds under tenant.id.a1, tenant.id.a2, ...
+func (s *State) RecordKey() string { return RecordKey(s.Key(), s.Round) }
+
+// RecordKey names the record of a round's answer to the request with this key (tenant.id).
+func RecordKey(key string, round int) string {
+	if round == 0 {
+		return key
+	}
+	return key + ".a" + strconv.Itoa(round)
+}
+
+// MaxRounds bounds the answers that are asked for on behalf of one request.
+const MaxRounds = 10
+
+// Again begins another round: what the answers so far cost is kept, and the
+// next one is asked for and recorded as one of its own.
+func (s *State) Again() {
+	s.Round++
+	s.Earlier = Spent{Usage: s.Usage, CostUSD: s.CostUSD}
+}
 
 // Expired reports whether the request's deadline has passed.
 func (s *State) Expired(now time.Time) bool {

@@ -48,6 +48,27 @@ func Members(object []byte, f func(name []byte, member, value Span) bool) {
 	}
 }
 
+// Elements calls f with each element of a valid JSON array, in order, until f
+// returns false. On other input it is as Members.
+func Elements(array []byte, f func(element Span) bool) {
+	i := skipSpace(array, 0)
+	if i >= len(array) || array[i] != '[' {
+		return
+	}
+	i = skipSpace(array, i+1)
+	for i < len(array) && array[i] != ']' {
+		element := Span{i, skipValue(array, i)}
+		if !f(element) {
+			return
+		}
+		i = skipSpace(array, element.End)
+		if i >= len(array) || array[i] != ',' {
+			return
+		}
+		i = skipSpace(array, i+1)
+	}
+}
+
 // Member finds the value of one member of a valid JSON object.
 func Member(object []byte, name string) (value Span, found bool) {
 	Members(object, func(n []byte, _, v Span) bool {

@@ -24,6 +24,8 @@ type About struct {
 	Quality        jsontext.Value `json:"quality,omitzero"`
 	Parameters     jsontext.Value `json:"parameters,omitzero"`
 	Compress       jsontext.Value `json:"compress,omitzero"`
+	Template       string         `json:"template,omitzero" jsonschema:"the stored template that the messages were made from, as name@revision"`
+	Structure      jsontext.Value `json:"structure,omitzero" jsonschema:"repaired: what was done to give the answer its form"`
 	Stages         StageTimes     `json:"stages"`
 }
 
@@ -114,12 +116,14 @@ type ErrorAbout struct {
 }
 
 // AnswerResponse makes the response to a request from the provider's answer:
-// the answer as it came, with the processor object added.
+// the answer as it came, with the processor object added. Where answers before
+// it were asked for too, its usage is that of them all.
 func AnswerResponse(h *Handoff) ([]byte, error) {
 	about := About{
 		ID: h.ID, Tenant: h.Tenant, ModelRequested: h.Model, Attempts: h.Calls,
 		Cache: h.Cache, Tokens: h.Tokens, CostUSD: h.CostUSD,
-		Quality: h.Quality, Parameters: h.Parameters, Compress: h.Compress, Stages: StageTimes(h.Stages),
+		Quality: h.Quality, Parameters: h.Parameters, Compress: h.Compress,
+		Template: h.Template, Structure: h.Structure, Stages: StageTimes(h.Stages),
 	}
 	if h.Selected.Model != "" {
 		about.Selected = &h.Selected
@@ -128,7 +132,17 @@ func AnswerResponse(h *Handoff) ([]byte, error) {
 	if err != nil {
 		return nil, fmt.Errorf("encoding the processor object: %w", err)
 	}
-	return SetMember(bytes.TrimSpace(h.Answer), "processor", object), nil
+	answer := bytes.TrimSpace(h.Answer)
+	if h.Round > 0 {
+		answer = SetMember(answer, "usage", usageObject(h.Usage))
+	}
+	return SetMember(answer, "processor", object), nil
+}
+
+// usageObject writes what several calls were billed as one usage object of OpenAI's form.
+func usageObject(u Usage) []byte {
+	return fmt.Appendf(nil, `{"prompt_tokens":%d,"completion_tokens":%d,"total_tokens":%d,"prompt_tokens_details":{"cached_tokens":%d},"completion_tokens_details":{"reasoning_tokens":%d}}`,
+		u.PromptTokens, u.CompletionTokens, u.TotalTokens, u.CachedTokens, u.ReasoningTokens)
 }
 
 // ErrorResponse makes the error response to a request.

@@ -24,9 +24,9 @@ type ledger struct {
 // have answered it a moment ago.
 func (l *ledger) Look(ctx context.Context, requests []*stages.Request) ([]generate.Past, error) {
 	past := make([]generate.Past, len(requests))
-	keys := make([]string, len(requests))
+	keys, recordKeys := make([]string, len(requests)), make([]string, len(requests))
 	for i, r := range requests {
-		keys[i] = r.Key()
+		keys[i], recordKeys[i] = r.Key(), r.RecordKey()
 	}
 	var responses map[string][]byte
 	var records map[string]kv.Record
@@ -36,7 +36,7 @@ func (l *ledger) Look(ctx context.Context, requests []*stages.Request) ([]genera
 		return err
 	})
 	reads.Go(func() (err error) {
-		records, err = l.answers.Find(readCtx, keys)
+		records, err = l.answers.Find(readCtx, recordKeys)
 		return err
 	})
 	if err := reads.Wait(); err != nil {
@@ -44,10 +44,10 @@ func (l *ledger) Look(ctx context.Context, requests []*stages.Request) ([]genera
 	}
 	for i, r := range requests {
 		past[i].Response = responses[keys[i]]
-		record, found := records[keys[i]]
+		record, found := records[recordKeys[i]]
 		if !found && past[i].Response == nil && r.Deliveries > 1 {
 			var err error
-			if record, found, err = l.answers.FindNow(ctx, keys[i]); err != nil {
+			if record, found, err = l.answers.FindNow(ctx, recordKeys[i]); err != nil {
 				return nil, err
 			}
 		}
@@ -61,14 +61,14 @@ func (l *ledger) Look(ctx context.Context, requests []*stages.Request) ([]genera
 
 // Record implements generate.Ledger.
 func (l *ledger) Record(ctx context.Context, r *stages.Request, record generate.Record) (generate.Record, error) {
-	err := l.answers.Create(ctx, r.Key(), kv.Record{
+	err := l.answers.Create(ctx, r.RecordKey(), kv.Record{
 		Call: record.Call, Model: record.Model, Provider: record.Provider, Calls: record.Calls,
 		Usage: record.Usage, CostUSD: record.CostUSD, Answer: record.Answer,
 	})
 	if !errors.Is(err, kv.ErrRecorded) {
 		return record, err
 	}
-	first, found, err := l.answers.FindNow(ctx, r.Key())
+	first, found, err := l.answers.FindNow(ctx, r.RecordKey())
 	if err != nil {
 		return record, err
 	}

@@ -84,7 +84,7 @@ type Stage struct {
 	parked atomic.Int64 // requests that wait for budget, without a worker
 
 	mu      sync.Mutex
-	running map[string]*flight
+	running map[string]*flight // by the key of the record to be
 }
 
 // flight is a request that is being worked on, and the copies of it that came
@@ -130,7 +130,7 @@ func (s *Stage) Run(ctx context.Context, requests []*stages.Request, decide stag
 
 // begin starts the call of a request unless it is under way.
 func (s *Stage) begin(ctx context.Context, r *stages.Request, decide stages.Decide) {
-	key := r.Key()
+	key := r.RecordKey()
 	call, cancel := context.WithCancel(ctx)
 	s.mu.Lock()
 	if f := s.running[key]; f != nil {
@@ -172,9 +172,11 @@ func (s *Stage) end(key string, f *flight, r *stages.Request, verdict stages.Ver
 func (s *Stage) Cancel(key string) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if f := s.running[key]; f != nil {
-		f.cancelled = true
-		f.cancel()
+	for round := range schemas.MaxRounds {
+		if f := s.running[schemas.RecordKey(key, round)]; f != nil {
+			f.cancelled = true
+			f.cancel()
+		}
 	}
 }
 
@@ -270,10 +272,15 @@ func (s *Stage) failed(ctx context.Context, f *flight, r *stages.Request, err er
 	return stages.Retry(err, 0)
 }
 
-// use gives a request its answer.
+// use gives a request its answer. What answers before it cost adds up, and the
+// tokens stay those of the prompt as it was asked first.
 func use(r *stages.Request, record Record) {
-	r.Answer, r.Usage, r.CostUSD, r.Calls = record.Answer, record.Usage, record.CostUSD, record.Calls
+	r.Answer, r.Calls = record.Answer, record.Calls
+	r.Usage, r.CostUSD = r.Earlier.Usage.Add(record.Usage), r.Earlier.CostUSD+record.CostUSD
 	r.Selected.Model, r.Selected.Provider = record.Model, record.Provider
+	if r.Round > 0 {
+		return
+	}
 	if r.Tokens == (schemas.Tokens{}) {
 		r.Tokens.PromptOriginal = record.Usage.PromptTokens
 	} else {
