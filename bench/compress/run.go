@@ -20,24 +20,15 @@ func Run(w io.Writer, dataDir string, args []string) error {
 	if dataDir == "" {
 		return errors.New("no data directory: set PROCESSOR_DATA to one that holds nq, qmsum, xquad and toon")
 	}
-	b := &bench{dir: dataDir, part: report}
+	part := report
 	switch {
 	case len(args) == 1 && args[0] == "develop":
-		b.part = develop
+		part = develop
 	case len(args) > 0:
 		return fmt.Errorf("unknown argument %.64q: give none, or develop", strings.Join(args, " "))
 	}
-	encoding, err := tokens.Load("o200k_base")
+	b, err := newBench(dataDir, part)
 	if err != nil {
-		return err
-	}
-	b.count = remember(encoding.Count)
-	config := compress.Defaults()
-	config.Techniques = []string{compress.Semantic}
-	if b.semantic, err = compress.New(config, b.count); err != nil {
-		return err
-	}
-	if b.structural, err = compress.New(compress.Defaults(), b.count); err != nil {
 		return err
 	}
 	fmt.Fprintf(w, "Tokens are those of o200k_base; shares in percent with 95%% intervals; the %s halves of the sets.\n", []string{"held-out", "develop"}[b.part])
@@ -56,6 +47,21 @@ type bench struct {
 	count      compress.Counter
 	semantic   *compress.Compressor
 	structural *compress.Compressor
+}
+
+func newBench(dir string, part int) (*bench, error) {
+	encoding, err := tokens.Load("o200k_base")
+	if err != nil {
+		return nil, err
+	}
+	b := &bench{dir: dir, part: part, count: remember(encoding.Count)}
+	config := compress.Defaults()
+	if b.structural, err = compress.New(config, b.count); err != nil {
+		return nil, err
+	}
+	config.Techniques = []string{compress.Semantic}
+	b.semantic, err = compress.New(config, b.count)
+	return b, err
 }
 
 // remember keeps the counts of short texts, since the same sentences are counted
@@ -152,14 +158,7 @@ func (b *bench) meetings(w io.Writer) error {
 	if err != nil {
 		return err
 	}
-	queries := 0
-	var chosen []meeting
-	for i, m := range list {
-		if i%2 == b.part {
-			chosen = append(chosen, m)
-			queries += len(m.queries)
-		}
-	}
+	chosen, queries := b.half(list)
 	fmt.Fprintf(w, "\nQMSum: tokens of the annotated turns kept (%d meetings, %d queries)\n%-18s %20s %20s %20s\n", len(chosen), queries, "", "2x", "4x", "10x")
 	for _, m := range methods(b.count, b.semantic, turnsOf) {
 		fmt.Fprintf(w, "%-18s", m.name)
@@ -169,6 +168,17 @@ func (b *bench) meetings(w io.Writer) error {
 		fmt.Fprintln(w)
 	}
 	return nil
+}
+
+// half gives the meetings of the part, and how many queries they have.
+func (b *bench) half(list []meeting) (chosen []meeting, queries int) {
+	for i, m := range list {
+		if i%2 == b.part {
+			chosen = append(chosen, m)
+			queries += len(m.queries)
+		}
+	}
+	return chosen, queries
 }
 
 func (b *bench) turnsKept(meetings []meeting, m method, ratio float64) clustered {

@@ -366,7 +366,10 @@ func titleLen(line string) int {
 		}
 	case c == '<':
 		if name := tagName(line[1:]); isDocName(name) {
-			return strings.IndexByte(line+">", '>') + 1 - missing(line)
+			if end := strings.IndexByte(line, '>'); end > 0 {
+				return end + 1
+			}
+			return len(line)
 		}
 	case c == '[':
 		return bracketTitle(line)
@@ -376,13 +379,6 @@ func titleLen(line string) int {
 		if len(line) > 6 && strings.Trim(line, "=- ") != "" && line[:3] == line[len(line)-3:] && line[1] == c && line[2] == c {
 			return len(line)
 		}
-	}
-	return 0
-}
-
-func missing(line string) int {
-	if strings.IndexByte(line, '>') < 0 {
-		return 1
 	}
 	return 0
 }

@@ -22,7 +22,7 @@ func stem(w []byte) []byte {
 		w[n-1] = 'i'
 	}
 	w = stemSuffix(w, r1)
-	w = stemLast(w, r1, r2)
+	w = stemLast(w, r2)
 	return stemE(w, r1, r2)
 }
 
@@ -167,7 +167,7 @@ var suffixes4 = [...]string{
 }
 
 // stemLast is step 4.
-func stemLast(w []byte, _, r2 int) []byte {
+func stemLast(w []byte, r2 int) []byte {
 	for _, s := range suffixes4 {
 		if !ends(w, s) {
 			continue
