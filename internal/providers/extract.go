@@ -142,6 +142,7 @@ func (x *scratch) answer() []byte {
 // Limits of an extract.
 const (
 	maxExtract   = 3       // sentences
+	maxBytes     = 4000    // of the extract, also where the text has no sentences
 	maxSentences = 2000    // considered; what stands behind them is not
 	maxMatter    = 1 << 18 // bytes considered
 )
@@ -149,7 +150,9 @@ const (
 // extract chooses the sentences that have most to do with the question, and with
 // what the text is about, in the order in which they stand. A text without
 // anything but the question gives the question's own terms.
-func (x *scratch) extract() []byte {
+func (x *scratch) extract() []byte { return cutAtRune(x.chosenText(), maxBytes) }
+
+func (x *scratch) chosenText() []byte {
 	x.split()
 	x.markQuestion()
 	x.count()
