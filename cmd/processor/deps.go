@@ -9,9 +9,12 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
+	"github.com/adpa/processor/internal/calibration"
 	"github.com/adpa/processor/internal/config"
+	"github.com/adpa/processor/internal/providers"
 	"github.com/adpa/processor/internal/tokens"
 	"github.com/adpa/processor/kv"
+	"github.com/adpa/processor/kv/budget"
 	"github.com/adpa/processor/stages"
 	"github.com/adpa/processor/stages/cache"
 	"github.com/adpa/processor/stages/compress"
@@ -33,6 +36,7 @@ type deps struct {
 	cancelled  *kv.Cancelled
 	models     *models
 	generate   *generate.Stage
+	budgets    *budgets
 	deltas     *streams.Deltas
 	backlog    *streams.Backlog
 	closers    []func()
@@ -63,10 +67,15 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	if err := d.openBuckets(ctx); err != nil {
 		return nil, err
 	}
+	d.backlog = streams.WatchBacklog(d.js, d.layout, d.metrics.streams)
+	d.closers = append(d.closers, d.backlog.Close)
+	if err := d.openBudgets(ctx); err != nil {
+		return nil, err
+	}
 	d.deltas = streams.NewDeltas(d.js, d.layout.Names)
 	d.generate = generate.New(cfg.Pipeline.Workers[stages.Generate], generate.Deps{
 		Ledger: d.ledger, Router: d.models.route, Cost: d.models.cost,
-		Answered: d.remember, Deltas: d.deltas.Begin,
+		Budget: d.budgets, Answered: d.remember, Deltas: d.deltas.Begin,
 	})
 	d.cancelled, err = kv.NewCancelled(ctx, d.js, bucketLayout(cfg), d.generate.Cancel)
 	if err != nil {
@@ -76,8 +85,6 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	if err := d.listenForCancels(ctx); err != nil {
 		return nil, err
 	}
-	d.backlog = streams.WatchBacklog(d.js, d.layout, d.metrics.streams)
-	d.closers = append(d.closers, d.backlog.Close)
 	return d, nil
 }
 
@@ -121,6 +128,40 @@ func (d *deps) openBuckets(ctx context.Context) (err error) {
 	return nil
 }
 
+// openBudgets opens the ledger of the budgets and what estimates are made of.
+func (d *deps) openBudgets(ctx context.Context) (err error) {
+	b := &budgets{models: d.models, metrics: d.metrics, deferred: d.backlog.Deferred}
+	if b.counter, err = tokens.NewCounter(nil); err != nil {
+		return err
+	}
+	if b.calibration, err = calibration.Open(ctx, d.js, bucketLayout(d.cfg).Bucket(kv.BucketModels)); err != nil {
+		return err
+	}
+	d.closers = append(d.closers, b.calibration.Close)
+	b.ledger, err = budget.Open(ctx, d.js, budget.Options{
+		Prefix: d.cfg.NATS.Prefix, Replicas: d.cfg.NATS.Replicas, Budgets: d.cfg.Budgets,
+		CallTimeout: longestCall(d.cfg) + callMargin,
+	})
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, b.ledger.Close)
+	d.budgets = b
+	return nil
+}
+
+// callMargin is what a reservation is kept beyond the longest call: for
+// recording the answer, and the difference of clocks.
+const callMargin = 2 * time.Minute
+
+func longestCall(cfg config.Config) time.Duration {
+	longest := providers.DefaultTimeout
+	for _, p := range cfg.ProviderList() {
+		longest = max(longest, p.Timeout)
+	}
+	return longest
+}
+
 // listenForCancels records what applications cancel, once over all processes.
 func (d *deps) listenForCancels(ctx context.Context) error {
 	sub, err := streams.OnCancel(d.nc, d.layout.Names, func(key string) {
@@ -153,13 +194,13 @@ func (d *deps) messageRoom() int { return int(d.nc.MaxPayload()) / 2 }
 func (d *deps) generateBusy() bool { return d.backlog.Waiting(stages.Generate) > 0 }
 
 // recorded finds an answer that did not travel with its request.
-func (d *deps) recorded(ctx context.Context, tenant, id string) ([]byte, error) {
-	record, found, err := d.answers.FindNow(ctx, tenant+"."+id)
+func (d *deps) recorded(ctx context.Context, key string) ([]byte, error) {
+	record, found, err := d.answers.FindNow(ctx, key)
 	if err != nil {
 		return nil, err
 	}
 	if !found {
-		return nil, fmt.Errorf("request %s of tenant %s has no recorded answer", id, tenant)
+		return nil, fmt.Errorf("request %s has no recorded answer", key)
 	}
 	return record.Answer, nil
 }
