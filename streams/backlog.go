@@ -21,6 +21,7 @@ type Backlog struct {
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
 	waiting map[string]*atomic.Int64
+	later   atomic.Int64
 }
 
 // WatchBacklog follows what waits for each stage until Close, and keeps the
@@ -37,6 +38,10 @@ func WatchBacklog(js jetstream.JetStream, l Layout, m *Metrics) *Backlog {
 
 // Waiting is the number of messages that wait for a stage, as of a moment ago.
 func (b *Backlog) Waiting(stage string) int64 { return b.waiting[stage].Load() }
+
+// Deferred is the number of requests that wait in the later stream for their
+// time, as of a moment ago.
+func (b *Backlog) Deferred() int64 { return b.later.Load() }
 
 // Close ends it.
 func (b *Backlog) Close() {
@@ -76,6 +81,9 @@ func (b *Backlog) read(ctx context.Context, js jetstream.JetStream, l Layout, m 
 			class = schemas.Interactive // requests show their class only once they are read
 		}
 		sums[key{d.stage, class}] += int64(consumer.CachedInfo().NumPending)
+	}
+	if later, err := js.Stream(ctx, l.Names.Later()); err == nil {
+		b.later.Store(int64(later.CachedInfo().State.Msgs))
 	}
 	total := map[string]int64{}
 	for k, n := range sums {

@@ -40,12 +40,18 @@ func newModels(cfg config.Config, figures *metrics) (*models, error) {
 	if len(m.providers) != 1 {
 		m.only = ""
 	}
+	return m, nil
+}
+
+// priceList is the built-in one with the configured models' own prices.
+func priceList(cfg config.Config) tokens.Prices {
+	prices := tokens.DefaultPrices()
 	for _, entry := range cfg.Models {
 		if p := entry.Price; p != (generate.Price{}) {
-			m.prices = append(m.prices, tokens.Price{Model: entry.Name, Input: p.Input, CachedInput: p.CachedInput, Output: p.Output})
+			prices = append(prices, tokens.Price{Model: entry.Name, Input: p.Input, CachedInput: p.CachedInput, Output: p.Output})
 		}
 	}
-	return m, nil
+	return prices
 }
 
 func (m *models) close() {
@@ -100,4 +106,40 @@ func (m *models) cost(model string, usage schemas.Usage) float64 {
 		return 0
 	}
 	return price.Cost(usage.PromptTokens, usage.CachedTokens, usage.CompletionTokens)
+}
+
+// maxOutput is how long an answer of the model may be; 0 is unknown.
+func (m *models) maxOutput(name string) int {
+	if at := m.index(name); at >= 0 {
+		return m.list[at].MaxOutput
+	}
+	return 0
+}
+
+func (m *models) index(name string) int {
+	return slices.IndexFunc(m.list, func(e generate.Model) bool { return e.Name == name })
+}
+
+// cheaper gives the cheapest of a model's fallbacks that costs less than it.
+func (m *models) cheaper(name string) (route generate.Route, found bool) {
+	at := m.index(name)
+	if at < 0 {
+		return generate.Route{}, false
+	}
+	typical := schemas.Usage{PromptTokens: 1000, CompletionTokens: 500}
+	lowest := m.cost(name, typical)
+	for _, fallback := range m.list[at].Fallback {
+		cost := m.cost(fallback, typical)
+		if cost >= lowest {
+			continue
+		}
+		provider := m.only
+		if i := m.index(fallback); i >= 0 {
+			provider = m.list[i].Provider
+		}
+		if to, err := m.to(fallback, provider, "downgraded: the budget for "+name+" is used up"); err == nil {
+			route, found, lowest = to, true, cost
+		}
+	}
+	return route, found
 }
