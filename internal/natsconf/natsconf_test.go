@@ -168,6 +168,40 @@ func TestATenantPublishesAndReadsItsOwn(t *testing.T) {
 	require.Empty(t, acme.refused)
 }
 
+// The product's own client, and with it batch and ask, gets along with a tenant's rights.
+func TestTheClientNeedsNoMore(t *testing.T) {
+	s := start(t)
+	processor, pjs := provision(t, s)
+	_, err := processor.Subscribe("llm.requests.*", func(m *nats.Msg) {
+		_, _ = pjs.PublishAsync(names.Response(strings.TrimPrefix(m.Subject, "llm.requests."), m.Header.Get(streams.HeaderID)), m.Data)
+	})
+	require.NoError(t, err)
+	require.NoError(t, processor.Flush())
+	acme := connect(t, s, "acme")
+	client, err := streams.NewClient(acme.Conn, names, "acme")
+	require.NoError(t, err)
+
+	answer, err := client.Ask(t.Context(), streams.Message{ID: "a1", Body: []byte("one")})
+	require.NoError(t, err)
+	require.Equal(t, "one", string(answer.Body))
+	answer, err = client.Await(t.Context(), "a1")
+	require.NoError(t, err)
+	require.Equal(t, "one", string(answer.Body))
+	found, err := client.Lookup(t.Context(), []string{"a1", "a2"})
+	require.NoError(t, err)
+	require.Equal(t, map[string][]byte{"a1": []byte("one")}, found)
+
+	exchange, err := client.Exchange(t.Context(), 4)
+	require.NoError(t, err)
+	defer exchange.Close()
+	require.NoError(t, exchange.Send(t.Context(), streams.Message{ID: "a2", Body: []byte("two")}))
+	exchange.Finish()
+	answer = <-exchange.Answers()
+	require.NoError(t, answer.Err)
+	require.Equal(t, "two", string(answer.Body))
+	require.Empty(t, acme.refused)
+}
+
 func TestATenantReachesNothingElse(t *testing.T) {
 	s := start(t)
 	processor, pjs := provision(t, s)
