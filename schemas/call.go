@@ -78,6 +78,8 @@ func (e *CallError) Response() *Error {
 	switch {
 	case e.Status == 429:
 		out.Type = RateLimitError
+	case e.Status == 401 || e.Status == 403: // the operator's key, not the application's request
+		out.Type = ServerError
 	case e.Status == 408 || e.Code == CodeDeadlineExceeded:
 		out.Type = TimeoutError
 	case e.Status >= 400 && e.Status < 500 && !e.Retryable:

@@ -34,6 +34,7 @@ type deps struct {
 	answers    *kv.Answers
 	ledger     *ledger
 	cancelled  *kv.Cancelled
+	counter    *tokens.Counter
 	models     *models
 	generate   *generate.Stage
 	budgets    *budgets
@@ -54,7 +55,10 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	if d.js, err = jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(4096)); err != nil {
 		return nil, fmt.Errorf("opening JetStream: %w", err)
 	}
-	if d.models, err = newModels(cfg, d.metrics); err != nil {
+	if d.counter, err = tokens.NewCounter(nil); err != nil {
+		return nil, err
+	}
+	if d.models, err = newModels(cfg, d.metrics, d.counter); err != nil {
 		return nil, err
 	}
 	d.closers = append(d.closers, d.models.close)
@@ -130,10 +134,7 @@ func (d *deps) openBuckets(ctx context.Context) (err error) {
 
 // openBudgets opens the ledger of the budgets and what estimates are made of.
 func (d *deps) openBudgets(ctx context.Context) (err error) {
-	b := &budgets{models: d.models, metrics: d.metrics, deferred: d.backlog.Deferred}
-	if b.counter, err = tokens.NewCounter(nil); err != nil {
-		return err
-	}
+	b := &budgets{counter: d.counter, models: d.models, metrics: d.metrics, deferred: d.backlog.Deferred}
 	if b.calibration, err = calibration.Open(ctx, d.js, bucketLayout(d.cfg).Bucket(kv.BucketModels)); err != nil {
 		return err
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/adpa/processor/internal/providers"
+	"github.com/adpa/processor/internal/tokens"
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages/generate"
 	"github.com/adpa/processor/streams"
@@ -66,15 +67,17 @@ func (m *metrics) paid(model string, usage schemas.Usage, cost float64, saved in
 	m.cost.WithLabelValues(model).Add(cost)
 }
 
-// countedCaller counts the calls to a provider by what it answered.
+// countedCaller counts the calls to a provider by what it answered, and the
+// tokens of answers that come without their usage.
 type countedCaller struct {
 	providers.Provider
-	calls *prometheus.CounterVec
-	ok    prometheus.Counter
+	tokens *tokens.Counter
+	calls  *prometheus.CounterVec
+	ok     prometheus.Counter
 }
 
-func (m *metrics) counted(p providers.Provider) generate.Caller {
-	return countedCaller{p, m.calls, m.calls.WithLabelValues(p.Name(), "200")}
+func (m *metrics) counted(p providers.Provider, counter *tokens.Counter) generate.Caller {
+	return countedCaller{p, counter, m.calls, m.calls.WithLabelValues(p.Name(), "200")}
 }
 
 // Generate implements generate.Caller.
@@ -82,6 +85,9 @@ func (c countedCaller) Generate(ctx context.Context, call schemas.Call) (schemas
 	answer, err := c.Provider.Generate(ctx, call)
 	if err == nil {
 		c.ok.Inc()
+		if answer.Usage == (schemas.Usage{}) {
+			answer.Usage = countUsage(c.tokens, call, answer.Body)
+		}
 		return answer, nil
 	}
 	code := "none"

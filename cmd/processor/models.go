@@ -22,7 +22,7 @@ type models struct {
 	prices    tokens.Prices
 }
 
-func newModels(cfg config.Config, figures *metrics) (*models, error) {
+func newModels(cfg config.Config, figures *metrics, counter *tokens.Counter) (*models, error) {
 	m := &models{
 		list: cfg.Models, prices: tokens.DefaultPrices(),
 		providers: map[string]providers.Provider{}, callers: map[string]generate.Caller{},
@@ -34,7 +34,7 @@ func newModels(cfg config.Config, figures *metrics) (*models, error) {
 			return nil, fmt.Errorf("providers: %s: %w", c.Name, err)
 		}
 		m.providers[c.Name] = p
-		m.callers[c.Name] = figures.counted(p)
+		m.callers[c.Name] = figures.counted(p, counter)
 		m.only = c.Name
 	}
 	if len(m.providers) != 1 {
