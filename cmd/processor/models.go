@@ -24,7 +24,7 @@ type models struct {
 
 func newModels(cfg config.Config, figures *metrics, counter *tokens.Counter) (*models, error) {
 	m := &models{
-		list: cfg.Models, prices: tokens.DefaultPrices(),
+		list: cfg.Models, prices: billedPrices(cfg),
 		providers: map[string]providers.Provider{}, callers: map[string]generate.Caller{},
 	}
 	for _, c := range cfg.ProviderList() {
@@ -43,9 +43,24 @@ func newModels(cfg config.Config, figures *metrics, counter *tokens.Counter) (*m
 	return m, nil
 }
 
+// billedPrices is what calls cost. Where every provider is simulated nothing is
+// paid, whatever a model of that name costs elsewhere: only what the
+// configuration says itself counts then, as for a rehearsal of a budget.
+func billedPrices(cfg config.Config) tokens.Prices {
+	for _, p := range cfg.ProviderList() {
+		if p.Kind != providers.KindSimulated {
+			return priceList(cfg)
+		}
+	}
+	return configuredPrices(cfg, nil)
+}
+
 // priceList is the built-in one with the configured models' own prices.
 func priceList(cfg config.Config) tokens.Prices {
-	prices := tokens.DefaultPrices()
+	return configuredPrices(cfg, tokens.DefaultPrices())
+}
+
+func configuredPrices(cfg config.Config, prices tokens.Prices) tokens.Prices {
 	for _, entry := range cfg.Models {
 		if p := entry.Price; p != (generate.Price{}) {
 			prices = append(prices, tokens.Price{Model: entry.Name, Input: p.Input, CachedInput: p.CachedInput, Output: p.Output})

@@ -1,0 +1,81 @@
+// Command processor is an event-streaming stream processor for LLM requests on
+// NATS JetStream.
+package main
+
+import (
+	"context"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+
+	"github.com/alecthomas/kong"
+)
+
+// cli is the command line. Each command is a file of its own.
+type cli struct {
+	Config string `placeholder:"FILE" help:"The configuration; processor.yaml where that exists."`
+	NATS   string `name:"nats" placeholder:"URL" help:"The NATS server, in place of the configured one."`
+
+	Run       runCmd       `cmd:"" help:"Serve: work on requests until a signal comes."`
+	Batch     batchCmd     `cmd:"" help:"Answer the requests of a file in OpenAI's batch format."`
+	Ask       askCmd       `cmd:"" help:"Publish one request and print its answer."`
+	Status    statusCmd    `cmd:"" help:"Say where a request is."`
+	Cancel    cancelCmd    `cmd:"" help:"End a request."`
+	Dead      deadCmd      `cmd:"" help:"Look at requests that were given up, and publish them again."`
+	Tokens    tokensCmd    `cmd:"" help:"Count the tokens of texts and of requests."`
+	Compress  compressCmd  `cmd:"" help:"Compress a text, or each request of a .jsonl file."`
+	Score     scoreCmd     `cmd:"" help:"Judge the answers of a .jsonl file."`
+	Provision provisionCmd `cmd:"" help:"Set up all streams, buckets and consumers."`
+	Settings  configCmd    `cmd:"" name:"config" help:"Check and show the configuration."`
+	Version   versionCmd   `cmd:"" help:"Print the version."`
+	Markdown  markdownCmd  `cmd:"" hidden:"" help:"Print this command line as Markdown."`
+}
+
+func main() {
+	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
+	context.AfterFunc(ctx, stop) // a second signal ends the process at once
+	os.Exit(run(ctx, os.Args[1:], os.Stdin, os.Stdout, os.Stderr))
+}
+
+// run executes a command line and gives the exit status: 0 done, 1 failed, 2
+// wrong use.
+func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.Writer) (status int) {
+	var flags cli
+	defer recoverExit(&status)
+	parser, err := kong.New(&flags,
+		kong.Name("processor"),
+		kong.Description("An event-streaming stream processor for LLM requests on NATS JetStream.\n\n"+
+			"Requests are compressed, looked up in a cache, batched, generated and scored. "+
+			"Without a server, run, batch and ask start one in this process; without a provider, a model is simulated."),
+		kong.Writers(stdout, stderr), kong.Exit(exit), kong.UsageOnError(),
+		kong.ConfigureHelp(kong.HelpOptions{Compact: true, NoExpandSubcommands: true}),
+	)
+	if err != nil {
+		return report(stderr, err)
+	}
+	if len(args) == 0 {
+		args = []string{"--help"}
+	}
+	command, err := parser.Parse(args)
+	if err != nil {
+		return report(stderr, wrongUse(err, "processor --help"))
+	}
+	a := &app{ctx: ctx, flags: &flags, stdin: stdin, stdout: stdout, stderr: stderr}
+	return report(stderr, command.Run(a, parser))
+}
+
+// exited is how kong's own exit, after it has printed help, leaves run.
+type exited int
+
+func exit(status int) { panic(exited(status)) }
+
+func recoverExit(status *int) {
+	switch r := recover().(type) {
+	case nil:
+	case exited:
+		*status = int(r)
+	default:
+		panic(r)
+	}
+}
