@@ -2,6 +2,7 @@ package budget
 
 import (
 	"context"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -15,6 +16,7 @@ import (
 type seen struct {
 	id       string
 	estimate int64
+	recorded int64 // what the recorded answer says it was billed, if that is of this call
 	spans    []span
 	lost     bool // charged at its estimate
 }
@@ -29,31 +31,32 @@ type findings struct {
 // recorded answers, and checks the promises of the ledger.
 func (p *plant) audit() findings {
 	records := p.history()
-	h := &history{plant: p, answers: p.answers(), calls: map[string]*seen{}}
+	h := &history{plant: p, answers: p.answers(), calls: map[string]*seen{}, unseen: map[span]int64{}}
 	rules := compile(p.budgets)
 	for i, r := range records {
-		p.withinLimits(rules, r.record)
+		p.withinLimits(rules, r)
 		for id, e := range r.open {
 			if h.calls[e.call] == nil {
-				h.calls[e.call] = &seen{id: id, estimate: e.estimate.Tokens, spans: spansOf(r.record, e)}
+				h.calls[e.call] = &seen{id: id, estimate: e.estimate.Tokens, spans: spansOf(r, e)}
 			}
 		}
 		if i > 0 {
-			h.markLost(records[i-1], r)
+			h.step(records[i-1], r)
 		}
 	}
-	return h.account(records[len(records)-1].record, rules)
+	return h.account(records[len(records)-1], rules)
 }
 
 // history is what happened to every call that was ever reserved.
 type history struct {
 	*plant
-	answers map[string]answer
-	calls   map[string]*seen // by call
+	answers map[string]answer // by request
+	calls   map[string]*seen  // by call
 	// unseen is what was charged for calls that were reserved and lost in one
-	// write, so that no record shows them open: two deliveries of a request that
-	// waited in one process for a server that was away.
-	unseen Amount
+	// write, so that no record shows them open: two deliveries of a request met
+	// in one process.
+	unseen      map[span]int64
+	unseenCalls int64
 }
 
 // withinLimits checks that what is settled and open never passes a limit.
@@ -69,57 +72,71 @@ func (p *plant) withinLimits(rules *rules, r *record) {
 	}
 }
 
-// markLost marks the calls that left the record at their estimate: those that no
-// answer names, and of those whose answer came late, which another call replaced
-// or which were reaped unless they settled in the same write, the ones that the
-// record's own sum of lost calls shows.
-func (h *history) markLost(before, now revision) {
-	lost := totalOf(now.record).Lost.minus(totalOf(before.record).Lost)
-	var late []*seen
+// step finds out what one write charged for the calls that it removed. One that
+// no answer names was lost. One that an answer names settled at its bill, unless
+// the answer came after another call had taken the request, or after the call
+// was reaped: which those are must follow from what the record was charged.
+func (h *history) step(before, now *record) {
+	was, is := totalOf(before), totalOf(now)
+	lost, lostCalls := is.Lost.Tokens-was.Lost.Tokens, is.Lost.Requests-was.Lost.Requests
+	bills := is.Settled.Tokens - was.Settled.Tokens - lost // of what settled
+	var named, gone []*seen
 	for id, e := range before.open {
-		next := now.open[id]
-		if next != nil && next.call == e.call || id == "drain" {
+		if next := now.open[id]; next != nil && next.call == e.call || id == "drain" {
 			continue
 		}
 		c := h.calls[e.call]
-		switch {
-		case h.answers[id].Call != e.call:
-			c.lost = true
-			lost = lost.minus(Amount{Tokens: c.estimate, Requests: 1})
-		case next != nil || e.until < now.stored.UnixMilli():
-			late = append(late, c)
+		if h.answers[id].Call != e.call {
+			gone = append(gone, c)
+			lost -= c.estimate
+			lostCalls--
+			continue
 		}
+		c.recorded = h.answers[id].Billed
+		named = append(named, c)
+		bills -= c.recorded
 	}
-	if lost.Requests == 0 {
-		return
-	}
-	if int64(len(late)) > lost.Requests {
-		late = pick(late, lost)
-		require.NotNil(h.t, late, "revision %d: no choice of the late calls adds up to what was lost", now.revision)
-	}
-	for _, c := range late {
+	late, found := choose(named, int(lostCalls), lost, -bills)
+	require.True(h.t, found, "revision %d: the charges are not those of the %d calls that were removed", now.revision, len(named)+len(gone))
+	for _, c := range append(gone, late...) {
 		c.lost = true
-		lost = lost.minus(Amount{Tokens: c.estimate, Requests: 1})
 	}
-	h.unseen = h.unseen.plus(lost)
+	h.unseenCalls += lostCalls - int64(len(late))
+	for _, w := range now.windows {
+		h.unseen[w.span] += h.unseenIn(w, before, append(gone, late...))
+	}
 }
 
-// pick chooses the calls whose number and estimates are those of an amount.
-func pick(calls []*seen, sum Amount) []*seen {
-	for set := range 1 << min(len(calls), 16) {
-		var chosen []*seen
-		var total Amount
-		for i, c := range calls {
-			if set>>i&1 == 1 {
-				chosen = append(chosen, c)
-				total = total.plus(Amount{Tokens: c.estimate, Requests: 1})
-			}
-		}
-		if total.Tokens == sum.Tokens && total.Requests == sum.Requests {
-			return chosen
+// unseenIn gives what a window was charged for lost calls beside the given ones.
+func (h *history) unseenIn(w *window, before *record, lost []*seen) int64 {
+	charged := w.Lost.Tokens
+	if earlier := before.find(w.span); earlier != nil {
+		charged -= earlier.Lost.Tokens
+	}
+	for _, c := range lost {
+		if slices.Contains(c.spans, w.span) {
+			charged -= c.estimate
 		}
 	}
-	return nil
+	require.GreaterOrEqual(h.t, charged, int64(0))
+	return charged
+}
+
+// choose finds the calls, at most count, whose recorded bills add up to bills
+// and whose estimates to lost; if they are fewer, their estimates may be less.
+func choose(calls []*seen, count int, lost, bills int64) (chosen []*seen, found bool) {
+	switch {
+	case count < 0 || lost < 0 || bills < 0:
+		return nil, false
+	case bills == 0 && (count == 0 && lost == 0 || count > 0 && lost > 0):
+		return nil, true // the rest, if any, was lost unseen
+	}
+	for i, c := range calls {
+		if rest, ok := choose(calls[i+1:], count-1, lost-c.estimate, bills-c.recorded); ok {
+			return append(rest, c), true
+		}
+	}
+	return nil, false
 }
 
 func totalOf(r *record) *account {
@@ -137,11 +154,8 @@ func (h *history) account(last *record, rules *rules) (f findings) {
 	require.Empty(t, last.open)
 	p.upstream.mu.Lock()
 	defer p.upstream.mu.Unlock()
-	charged, billed := map[span]int64{}, map[span]int64{}
-	if h.unseen.Requests > 0 {
-		charged[span{scope: Total}] = h.unseen.Tokens
-		f.lost = int(h.unseen.Requests)
-	}
+	charged, billed := maps.Clone(h.unseen), map[span]int64{}
+	f.lost = int(h.unseenCalls)
 	unseen := Amount{}
 	for call, b := range p.upstream.bills {
 		require.LessOrEqual(t, b.billed, b.estimate, "a call was billed twice or above its estimate")
@@ -150,8 +164,8 @@ func (h *history) account(last *record, rules *rules) (f findings) {
 			billed[span{scope: Total}] += b.billed
 		}
 	}
-	require.LessOrEqual(t, unseen.Tokens, h.unseen.Tokens, "the upstream billed calls that were never reserved")
-	require.LessOrEqual(t, unseen.Requests, h.unseen.Requests)
+	require.LessOrEqual(t, unseen.Tokens, h.unseen[span{scope: Total}], "the upstream billed calls that were never reserved")
+	require.LessOrEqual(t, unseen.Requests, h.unseenCalls)
 	for call, c := range calls {
 		if c.id == "drain" {
 			continue
@@ -200,26 +214,20 @@ func spansOf(r *record, e *entry) (spans []span) {
 	return spans
 }
 
-// revision is one record that held.
-type revision struct {
-	*record
-	stored time.Time
-}
-
-func (p *plant) history() (records []revision) {
-	p.readAll("KV_llm_budget", "$KV.llm_budget.acme", func(m jetstream.Msg, sequence uint64, stored time.Time) {
+// history reads every record that held, in order.
+func (p *plant) history() (records []*record) {
+	p.readAll("KV_llm_budget", "$KV.llm_budget.acme", func(m jetstream.Msg, sequence uint64) {
 		r, err := decodeRecord(m.Data(), sequence)
 		require.NoError(p.t, err)
-		records = append(records, revision{r, stored})
+		records = append(records, r)
 	})
 	require.NotEmpty(p.t, records)
-	require.True(p.t, slices.IsSortedFunc(records, func(a, b revision) int { return a.stored.Compare(b.stored) }))
 	return records
 }
 
 func (p *plant) answers() map[string]answer {
 	answers := map[string]answer{}
-	p.readAll("ANSWERS", "ANSWERS.*", func(m jetstream.Msg, _ uint64, _ time.Time) {
+	p.readAll("ANSWERS", "ANSWERS.*", func(m jetstream.Msg, _ uint64) {
 		var a answer
 		require.NoError(p.t, json.Unmarshal(m.Data(), &a))
 		answers[strings.TrimPrefix(m.Subject(), "ANSWERS.")] = a
@@ -227,7 +235,7 @@ func (p *plant) answers() map[string]answer {
 	return answers
 }
 
-func (p *plant) readAll(stream, subject string, each func(jetstream.Msg, uint64, time.Time)) {
+func (p *plant) readAll(stream, subject string, each func(jetstream.Msg, uint64)) {
 	ctx, cancel := context.WithTimeout(context.Background(), time.Minute)
 	defer cancel()
 	consumer, err := p.js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}})
@@ -243,7 +251,7 @@ func (p *plant) readAll(stream, subject string, each func(jetstream.Msg, uint64,
 		require.NoError(p.t, err)
 		meta, err := m.Metadata()
 		require.NoError(p.t, err)
-		each(m, meta.Sequence.Stream, meta.Timestamp)
+		each(m, meta.Sequence.Stream)
 		if meta.NumPending == 0 {
 			return
 		}
