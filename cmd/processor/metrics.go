@@ -38,7 +38,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "processor_cost_usd_total", Help: "What calls cost, by the price list.",
 		}, []string{"model"}),
 		quality: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "processor_quality_score", Help: "Scores of answers.", Buckets: prometheus.LinearBuckets(0.1, 0.1, 10),
+			Name: "processor_quality_score", Help: "Scores of answers.", Buckets: []float64{.1, .2, .3, .4, .5, .6, .7, .8, .9, 1},
 		}),
 		calls: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "processor_provider_requests_total", Help: "Calls to providers, by HTTP status; none where no answer came.",
