@@ -34,6 +34,10 @@ const (
 // leaves the message to others.
 const drainTries = 5
 
+// MaxRequest is how many bytes the body of a request may have on a server with
+// the given limit on messages.
+func MaxRequest(maxPayload int) int { return maxPayload - payloadReserve }
+
 // outcome is a verdict on its way to be carried out.
 type outcome struct {
 	item     *item

@@ -84,7 +84,7 @@ func (r *Runner) admit(request *stages.Request, msg jetstream.Msg, meta *jetstre
 		return err
 	}
 	request.BodyHash = schemas.Fingerprint(request.Body)
-	if limit := r.cfg.MaxPayload - payloadReserve; len(request.Body) > limit {
+	if limit := MaxRequest(r.cfg.MaxPayload); len(request.Body) > limit {
 		return schemas.Invalid(schemas.CodeTooLarge, "", "the body has %d bytes, a request may have %d", len(request.Body), limit)
 	}
 	parsed, err := schemas.Parse(request.Body)
