@@ -19,6 +19,8 @@ import (
 	"github.com/adpa/processor/stages/cache"
 	"github.com/adpa/processor/stages/compress"
 	"github.com/adpa/processor/stages/generate"
+	"github.com/adpa/processor/stages/structure"
+	"github.com/adpa/processor/stages/template"
 	"github.com/adpa/processor/streams"
 )
 
@@ -36,6 +38,8 @@ type deps struct {
 	cancelled  *kv.Cancelled
 	counter    *tokens.Counter
 	models     *models
+	templates  *template.Renderer
+	forms      *structure.Forms
 	generate   *generate.Stage
 	budgets    *budgets
 	deltas     *streams.Deltas
@@ -69,6 +73,9 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 		return nil, err
 	}
 	if err := d.openBuckets(ctx); err != nil {
+		return nil, err
+	}
+	if err := d.openPrompts(ctx); err != nil {
 		return nil, err
 	}
 	d.backlog = streams.WatchBacklog(d.js, d.layout, d.metrics.streams)
