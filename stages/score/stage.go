@@ -30,7 +30,7 @@ func Stage(s *Scorer, rejected func(*stages.Request), observe func(score float64
 			if len(asked) > 0 && json.Unmarshal(asked, &options) != nil {
 				options = schemas.QualityOptions{}
 			}
-			result, err := s.Score(question(r), r.Answer, Options{Metrics: options.Metrics})
+			result, err := s.Score(promptOf(r), r.Answer, Options{Metrics: options.Metrics})
 			if err != nil {
 				verdicts[i] = stages.Reject(unreadable(err))
 				continue
@@ -45,9 +45,9 @@ func Stage(s *Scorer, rejected func(*stages.Request), observe func(score float64
 	})
 }
 
-// question gives the body that an answer is judged by: as it was published, or
+// promptOf gives the body that an answer is judged by: as it was published, or
 // as a template made it, where that brought all the messages.
-func question(r *stages.Request) []byte {
+func promptOf(r *stages.Request) []byte {
 	if _, ok := schemas.Member(r.Published(), "messages"); ok {
 		return r.Published()
 	}
