@@ -9,10 +9,10 @@ import (
 
 // Config is one entry of providers: in the configuration.
 type Config struct {
-	Name    string `yaml:"name"`
+	Name    string `yaml:"name"`     // what models refer to it by, default its kind
 	Kind    string `yaml:"kind"`     // openai, anthropic, gemini or simulated
 	BaseURL string `yaml:"base_url"` // default: the vendor's own address
-	APIKey  Secret `yaml:"api_key"`
+	APIKey  Secret `yaml:"api_key"`  // of the vendor, best as ${NAME}
 
 	// APIVersion, for kind openai, selects Azure's classic paths and header:
 	// base_url is then https://NAME.openai.azure.com and the model is the
