@@ -12,6 +12,7 @@ import (
 	"path/filepath"
 	"strconv"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 
@@ -237,4 +238,54 @@ func (c *cluster) check(ctx context.Context) {
 		info, err := archive.Info(ctx)
 		return err == nil && info.State.Msgs >= uint64(c.f.requests)
 	}, 30*time.Second, 100*time.Millisecond, "the archive misses accepted requests")
+}
+
+func TestStopFinishesWhatWasTaken(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds and runs the processor")
+	}
+	f := figures{requests: 40, replicas: 1, workers: 8, latency: time.Second}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	c := newCluster(ctx, t, f)
+	c.publish(ctx)
+	require.Eventually(t, func() bool {
+		calls, _, _, _, err := c.upstream.UpstreamStats()
+		return err == nil && calls >= f.workers
+	}, 30*time.Second, 5*time.Millisecond, "calls have begun")
+	require.NoError(t, c.processors[0].Stop(), "a stop that was asked for is no failure")
+	info, err := c.responses(ctx)
+	require.NoError(t, err)
+	calls, _, _, _, err := c.upstream.UpstreamStats()
+	require.NoError(t, err)
+	require.GreaterOrEqual(t, calls, f.workers)
+	answered := int(info.State.Msgs)
+	c.processors[0] = c.startProcessor(ctx)
+	c.awaitResponses(ctx)
+	calls, repeats, _, _, err := c.upstream.UpstreamStats()
+	require.NoError(t, err)
+	t.Logf("%d of %d answered when it stopped; %d calls in the end", answered, f.requests, calls)
+	require.Equal(t, f.requests, calls, "nothing is called again after a stop")
+	require.Zero(t, repeats)
+}
+
+func TestASecondSignalStopsAtOnce(t *testing.T) {
+	if testing.Short() {
+		t.Skip("builds and runs the processor")
+	}
+	f := figures{requests: 4, replicas: 1, workers: 4, latency: time.Hour}
+	ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+	defer cancel()
+	c := newCluster(ctx, t, f)
+	c.publish(ctx)
+	require.Eventually(t, func() bool {
+		calls, _, _, _, err := c.upstream.UpstreamStats()
+		return err == nil && calls == f.workers
+	}, 30*time.Second, 5*time.Millisecond, "calls have begun")
+	p := c.processors[0]
+	require.NoError(t, p.Signal(syscall.SIGINT))
+	require.Never(t, p.Ended, 300*time.Millisecond, 20*time.Millisecond, "the first signal lets calls finish")
+	require.NoError(t, p.Signal(syscall.SIGINT))
+	require.Eventually(t, p.Ended, 5*time.Second, 5*time.Millisecond, "the second does not")
+	c.processors = nil
 }

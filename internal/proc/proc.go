@@ -174,6 +174,16 @@ func (p *Process) Stop() error {
 	return p.cmd.Wait()
 }
 
+// Signal sends a signal to the process.
+func (p *Process) Signal(s os.Signal) error { return p.cmd.Process.Signal(s) }
+
+// Ended reports whether the process has ended, and reaps it then.
+func (p *Process) Ended() bool {
+	var status syscall.WaitStatus
+	pid, err := syscall.Wait4(p.cmd.Process.Pid, &status, syscall.WNOHANG, nil)
+	return err != nil || pid == p.cmd.Process.Pid
+}
+
 // ResidentBytes is the memory that the process has in RAM.
 func (p *Process) ResidentBytes() (int64, error) {
 	text, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid), "statm"))

@@ -211,7 +211,7 @@ func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request, free fun
 		ctx, cancel = context.WithDeadline(ctx, r.Deadline.Time())
 		defer cancel()
 	}
-	r.Calls += r.Deliveries // a delivery before this one may have called too
+	r.Calls += tries(r)
 	answer, err := route.Caller.Generate(ctx, call)
 	free()
 	lasting := context.WithoutCancel(ctx)
@@ -225,6 +225,16 @@ func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request, free fun
 	}
 	r.Selected.Because = route.Because
 	return s.record(lasting, r, record)
+}
+
+// tries counts this call, and the deliveries before this one, which may have
+// called too; the one before its time of a request that had to wait did not.
+func tries(r *stages.Request) int {
+	n := max(r.Deliveries, 1)
+	if r.NotBefore > 0 && n > 1 {
+		n--
+	}
+	return n
 }
 
 // record makes the answer safe before anything else is done with it.
