@@ -27,6 +27,9 @@ func Repair(text []byte) (value []byte, repaired []string) {
 		return text, nil
 	}
 	if value, commas, ok := withoutCommas(trimmed); ok {
+		if commas == nil { // white space that is none in JSON, as the mark of a byte order
+			commas = []string{Surrounding}
+		}
 		return value, commas
 	}
 	if inner, ok := fenced(trimmed); ok {

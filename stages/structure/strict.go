@@ -1,16 +1,13 @@
 package structure
 
-import (
-	"slices"
-	"unicode/utf8"
-)
+import "slices"
 
 // What OpenAI's strict mode takes ("Structured model outputs: supported schemas").
+// Its bounds on properties, 5,000, and on the characters of names and values,
+// 120,000, are beyond what a schema of 64 KB can hold.
 const (
-	strictProperties = 5000
-	strictLevels     = 10
-	strictEnums      = 1000
-	strictText       = 120_000 // characters of all names, enum values and constants
+	strictLevels = 10
+	strictEnums  = 1000 // values of all enums
 )
 
 // strictKeywords are those that strict mode knows. The others, such as oneOf,
@@ -33,7 +30,7 @@ func (s *Schema) Strict() bool {
 		return false
 	}
 	x := strictness{}
-	return x.schema(root, 1) && x.properties <= strictProperties && x.enums <= strictEnums && x.text <= strictText
+	return x.schema(root, 1) && x.enums <= strictEnums
 }
 
 // Object reports whether only objects can fit the schema, by what it says at its root.
@@ -43,7 +40,7 @@ func (s *Schema) Object() bool {
 }
 
 // strictness counts what strict mode bounds.
-type strictness struct{ properties, enums, text int }
+type strictness struct{ enums int }
 
 func (x *strictness) schema(v any, level int) bool {
 	s, ok := v.(map[string]any)
@@ -58,10 +55,8 @@ func (x *strictness) schema(v any, level int) bool {
 	if format, ok := s["format"].(string); ok && !slices.Contains(strictFormats, format) {
 		return false
 	}
-	x.values(s["enum"])
-	if value, ok := s["const"].(string); ok {
-		x.text += utf8.RuneCountInString(value)
-	}
+	values, _ := s["enum"].([]any)
+	x.enums += len(values)
 	return x.object(s, level) && x.each(s["anyOf"], level) && x.named(s["$defs"], level) && x.named(s["definitions"], level) &&
 		(s["items"] == nil || x.schema(s["items"], level+1))
 }
@@ -82,14 +77,12 @@ func (x *strictness) object(s map[string]any, level int) bool {
 			return false
 		}
 	}
-	x.properties += len(properties)
 	return x.named(s["properties"], level+1)
 }
 
 func (x *strictness) named(v any, level int) bool {
 	list, _ := v.(map[string]any)
-	for name, s := range list {
-		x.text += utf8.RuneCountInString(name)
+	for _, s := range list {
 		if !x.schema(s, level) {
 			return false
 		}
@@ -105,14 +98,4 @@ func (x *strictness) each(v any, level int) bool {
 		}
 	}
 	return true
-}
-
-func (x *strictness) values(v any) {
-	list, _ := v.([]any)
-	x.enums += len(list)
-	for _, value := range list {
-		if text, ok := value.(string); ok {
-			x.text += utf8.RuneCountInString(text)
-		}
-	}
 }
