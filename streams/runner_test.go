@@ -523,3 +523,31 @@ func TestInteractiveGoesFirstAndBatchKeepsAShare(t *testing.T) {
 	}
 	require.Equal(t, map[schemas.Class]int{schemas.Interactive: 82, schemas.Batch: 96}, counts)
 }
+
+func TestLongWorkIsNotDeliveredAgain(t *testing.T) {
+	nc, js := natstest.Connect(t, natstest.Start(t))
+	layout := testLayout()
+	layout.AckWait = time.Second
+	require.NoError(t, Provision(t.Context(), js, layout))
+	var mu sync.Mutex
+	runs := map[string]int{}
+	long := stages.Func(func(_ context.Context, requests []*stages.Request) []stages.Verdict {
+		mu.Lock()
+		for _, r := range requests {
+			runs[r.ID]++
+		}
+		mu.Unlock()
+		time.Sleep(4 * layout.AckWait)
+		return make([]stages.Verdict, len(requests))
+	})
+	groups := [][]Step{steps(pass), steps(nil, pass), steps(nil, nil, together{}), steps(nil, nil, nil, long), steps(nil, nil, nil, nil, answer)}
+	start(t, nc, layout, groups...)
+	start(t, nc, layout, groups...) // a second replica stands ready to take what is redelivered
+	for _, id := range []string{"a", "b", "c"} {
+		publishAs(t, js, "acme", id, request(id))
+	}
+	for _, id := range []string{"a", "b", "c"} {
+		response(t, js, "llm.responses.acme."+id)
+	}
+	require.Equal(t, map[string]int{"a": 1, "b": 1, "c": 1}, runs)
+}

@@ -13,6 +13,7 @@ import (
 
 	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/kv"
+	"github.com/adpa/processor/kv/budget"
 	"github.com/adpa/processor/stages"
 	"github.com/adpa/processor/stages/batch"
 	"github.com/adpa/processor/stages/cache"
@@ -129,6 +130,9 @@ func provision(ctx context.Context, cfg config.Config, nc *nats.Conn) error {
 		return fmt.Errorf("opening JetStream: %w", err)
 	}
 	if err := kv.Provision(ctx, js, bucketLayout(cfg)); err != nil {
+		return err
+	}
+	if err := budget.Provision(ctx, js, cfg.NATS.Prefix, cfg.NATS.Replicas); err != nil {
 		return err
 	}
 	return streams.Provision(ctx, js, streams.NewLayout(cfg.NATS, cfg.Streams))

@@ -66,7 +66,7 @@ func Open(ctx context.Context, js jetstream.JetStream, o Options) (*Ledger, erro
 		return nil, err
 	}
 	o = o.withDefaults(js.Conn().MaxPayload())
-	if err := provision(ctx, js, o.Prefix, o.Replicas); err != nil {
+	if err := Provision(ctx, js, o.Prefix, o.Replicas); err != nil {
 		return nil, err
 	}
 	l := &Ledger{

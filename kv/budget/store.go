@@ -46,9 +46,9 @@ func Streams(prefix string, replicas int) []jetstream.StreamConfig {
 func budgetBucket(prefix string) string { return prefix + "_budget" }
 func limitsBucket(prefix string) string { return prefix + "_limits" }
 
-// provision makes the streams that are missing and refuses those that would
-// break the ledger's promises.
-func provision(ctx context.Context, js jetstream.JetStream, prefix string, replicas int) error {
+// Provision makes the buckets that are missing and refuses those that would
+// break the ledger's promises. Open does it too.
+func Provision(ctx context.Context, js jetstream.JetStream, prefix string, replicas int) error {
 	for _, want := range Streams(prefix, replicas) {
 		stream, err := js.Stream(ctx, want.Name)
 		if errors.Is(err, jetstream.ErrStreamNotFound) {
