@@ -57,9 +57,9 @@ type EmbeddedServerConfig struct {
 	// Port is the port that it listens on; a free one if that is taken or 0.
 	// Default 4222.
 	Port int `yaml:"port"`
-	// Sync is how often written data is forced to the disk; 0s after every
-	// write. What is younger may be lost at a power cut, never when a process
-	// is killed. Default 2m.
+	// Sync is how often written data is forced to the disk, at least 100ms. What
+	// is younger may be lost at a power cut, never when a process is killed.
+	// Default 2m.
 	Sync units.Duration `yaml:"sync"`
 }
 
@@ -99,6 +99,8 @@ func (c ServerConfig) Validate() error {
 		return fmt.Errorf("embedded.host: %.60q is not an IP address like 127.0.0.1", c.Embedded.Host)
 	case c.Embedded.Port < 0 || c.Embedded.Port > 65535:
 		return fmt.Errorf("embedded.port: %d is not within 0 and 65535", c.Embedded.Port)
+	case c.Embedded.Sync.Std() < 100*time.Millisecond:
+		return fmt.Errorf("embedded.sync: %v is less than 100ms", c.Embedded.Sync)
 	}
 	return nil
 }

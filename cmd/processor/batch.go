@@ -10,7 +10,6 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/adpa/processor/internal/config"
-	"github.com/adpa/processor/internal/providers"
 )
 
 // batchCmd answers the requests of a file.
@@ -55,7 +54,7 @@ func (c *batchCmd) Run(a *app) error {
 		if stop, err = a.background(cfg, nc); err != nil {
 			return err
 		}
-		if list := cfg.ProviderList(); len(list) == 1 && list[0].Kind == providers.KindSimulated {
+		if len(cfg.Providers) == 0 {
 			fmt.Fprintln(a.stderr, "no provider is configured: the answers are simulated")
 		}
 	}
