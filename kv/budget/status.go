@@ -77,6 +77,15 @@ func (l *Ledger) List(tenant string) []Status {
 	return list
 }
 
+// Tenants gives, in order, the tenants that this process knows to have a budget,
+// or to have used something under one.
+func (l *Ledger) Tenants() []string {
+	var names []string
+	l.each(func(t *tenantState) { names = append(names, t.name) })
+	slices.Sort(names)
+	return names
+}
+
 func (t *tenantState) status() []Status {
 	t.mu.Lock()
 	rules, known, set := t.rules, t.known, t.set != nil

@@ -1,0 +1,210 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"iter"
+	"strings"
+	"time"
+
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/adpa/processor/kv/budget"
+	"github.com/adpa/processor/stages"
+	"github.com/adpa/processor/streams"
+)
+
+type budgetRebuildCmd struct{ jsonFlag }
+
+// Help is shown by --help.
+func (*budgetRebuildCmd) Help() string {
+	return "Each difference is shown, and corrected where that is safe: sums are raised at any time, and lowered only if the responses reach back to the window's begin " +
+		"and nothing was under way. What is charged for lost calls stays. Past that, processor budget reset sets a window to zero."
+}
+
+// Run reads all stored responses and prints the differences.
+func (c *budgetRebuildCmd) Run(a *app) error {
+	b, err := a.budgetBook()
+	if err != nil {
+		return err
+	}
+	defer b.close()
+	stored := &storedSpend{js: b.js, names: b.names}
+	from, err := stored.completeSince(a.ctx)
+	if err != nil {
+		return err
+	}
+	differences, err := b.Rebuild(a.ctx, from, stored.read(a.ctx))
+	if c.JSON {
+		return errors.Join(printJSON(a.stdout, differences), err)
+	}
+	return errors.Join(c.print(a, stored, differences), err)
+}
+
+func (c *budgetRebuildCmd) print(a *app, stored *storedSpend, differences []budget.Difference) error {
+	if stored.partial != "" {
+		fmt.Fprintf(a.stderr, "sums are only raised: %s\n", stored.partial)
+	}
+	if len(differences) == 0 {
+		_, err := fmt.Fprintf(a.stdout, "no differences: the ledger agrees with %s\n", plural(stored.count, "response"))
+		return err
+	}
+	var rows [][]string
+	applied := 0
+	for _, d := range differences {
+		done := "no"
+		if d.Applied {
+			done = "yes"
+			applied++
+		}
+		rows = append(rows, []string{d.Tenant, string(d.Window), local(d.Start), d.Model, amount(d.Recorded), amount(d.Rebuilt), done})
+	}
+	if err := writeTable(a.stdout, []string{"tenant", "window", "since", "model", "recorded", "rebuilt", "corrected"}, rows); err != nil {
+		return err
+	}
+	_, err := fmt.Fprintf(a.stdout, "%s from %s, %d corrected\n", plural(len(differences), "difference"), plural(stored.count, "response"), applied)
+	return err
+}
+
+func amount(m budget.Amount) string {
+	return fmt.Sprintf("%s, $%s, %s", plural(int(m.Tokens), "token"), m.Cost, plural(int(m.Requests), "request"))
+}
+
+// storedSpend reads what was paid from the stored responses.
+type storedSpend struct {
+	js      jetstream.JetStream
+	names   streams.Names
+	count   int    // responses that were read
+	partial string // why the responses are not the whole of what was paid; empty if they are
+}
+
+// completeSince gives the time from which on the responses show all that was
+// paid: zero if they do for as long as there has been a ledger, and now if they
+// cannot be relied on, so that nothing is lowered.
+func (s *storedSpend) completeSince(ctx context.Context) (time.Time, error) {
+	now := time.Now()
+	waiting, err := s.underWay(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
+	if waiting > 0 {
+		s.partial = fmt.Sprintf("%s under way may be paid already", plural(int(waiting), "request"))
+		return now, nil
+	}
+	responses, err := s.stream(ctx, s.names.Responses())
+	if err != nil {
+		return time.Time{}, err
+	}
+	ledger, err := s.stream(ctx, "KV_"+s.names.Bucket("budget"))
+	if err != nil {
+		return time.Time{}, err
+	}
+	state := responses.State
+	switch {
+	case state.NumDeleted > 0 || state.Msgs == 0 && state.LastSeq > 0:
+		s.partial = "responses were deleted"
+		return now, nil
+	case state.FirstSeq > 1:
+		return state.FirstTime, nil
+	case responses.Created.After(ledger.Created):
+		return responses.Created, nil
+	}
+	return time.Time{}, nil
+}
+
+// underWay counts the requests without a stored response: what they have paid
+// for may be in the ledger already. Those that the first stage took stay in
+// their stream until the archive has them, so there it is the consumer that counts.
+func (s *storedSpend) underWay(ctx context.Context) (n uint64, err error) {
+	list := []string{s.names.Later()}
+	for _, stage := range stages.Names[1:] {
+		list = append(list, s.names.Stage(stage))
+	}
+	for _, name := range list {
+		info, err := s.stream(ctx, name)
+		if err != nil {
+			return 0, err
+		}
+		n += info.State.Msgs
+	}
+	first, err := s.js.Consumer(ctx, s.names.Requests(), stages.Compress)
+	if err != nil {
+		return 0, fmt.Errorf("reading what waits for %s: %w", stages.Compress, err)
+	}
+	info := first.CachedInfo()
+	return n + info.NumPending + uint64(info.NumAckPending), nil
+}
+
+func (s *storedSpend) stream(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
+	stream, err := s.js.Stream(ctx, name)
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		return nil, fmt.Errorf("reading stream %s: %w", name, streams.ErrNoStreams)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading stream %s: %w", name, err)
+	}
+	return stream.CachedInfo(), nil
+}
+
+// responsesAhead bounds the bytes of responses that are fetched ahead.
+const responsesAhead = 16 << 20
+
+// read gives what was paid for each stored response, the oldest first, up to
+// those that were stored when it began.
+func (s *storedSpend) read(ctx context.Context) iter.Seq2[budget.Spend, error] {
+	return func(yield func(budget.Spend, error) bool) {
+		if err := s.each(ctx, yield); err != nil {
+			yield(budget.Spend{}, err)
+		}
+	}
+}
+
+func (s *storedSpend) each(ctx context.Context, yield func(budget.Spend, error) bool) error {
+	consumer, err := s.js.OrderedConsumer(ctx, s.names.Responses(), jetstream.OrderedConsumerConfig{})
+	if err != nil {
+		return err
+	}
+	left := consumer.CachedInfo().NumPending
+	if left == 0 {
+		return nil
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxBytes(responsesAhead))
+	if err != nil {
+		return err
+	}
+	defer messages.Stop()
+	stop := context.AfterFunc(ctx, messages.Stop)
+	defer stop()
+	for ; left > 0; left-- {
+		m, err := messages.Next()
+		if errors.Is(err, jetstream.ErrMsgIteratorClosed) {
+			return ctx.Err()
+		}
+		if err != nil {
+			return err
+		}
+		spend, paid, err := s.spend(m)
+		if err != nil {
+			return err
+		}
+		s.count++
+		if paid && !yield(spend, nil) {
+			return nil
+		}
+	}
+	return nil
+}
+
+func (s *storedSpend) spend(m jetstream.Msg) (budget.Spend, bool, error) {
+	meta, err := m.Metadata()
+	if err != nil {
+		return budget.Spend{}, false, err
+	}
+	tenant := strings.Split(m.Subject(), ".")[2] // as Names.Response makes them
+	spend, paid, err := budget.ReadSpend(tenant, meta.Timestamp, m.Data())
+	if err != nil {
+		return budget.Spend{}, false, fmt.Errorf("%s: %w", m.Subject(), err)
+	}
+	return spend, paid, nil
+}
