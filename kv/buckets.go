@@ -28,6 +28,9 @@ const (
 	// markerTTL is how long the marker of a deleted or expired key stays, so
 	// that a watch that was cut off for a while still learns of it.
 	markerTTL = time.Hour
+	// leaseMarkerTTL is the same for expired leases, which nobody needs to learn
+	// of later: whoever waits for one looks at it.
+	leaseMarkerTTL = time.Second
 	// templateHistory is how many revisions of a template can be pinned.
 	templateHistory = 64
 )
@@ -49,7 +52,7 @@ func Provision(ctx context.Context, js jetstream.JetStream, l Layout) error {
 	replicas := max(l.Replicas, 1)
 	for _, cfg := range []jetstream.KeyValueConfig{
 		{Bucket: l.Bucket(BucketAnswers), TTL: l.AnswersAge, MaxBytes: l.AnswersBytes},
-		{Bucket: l.Bucket(BucketLeases), LimitMarkerTTL: time.Minute, MaxBytes: leasesBytes},
+		{Bucket: l.Bucket(BucketLeases), LimitMarkerTTL: leaseMarkerTTL, MaxBytes: leasesBytes},
 		{Bucket: l.Bucket(BucketTemplates), History: templateHistory, MaxBytes: templatesBytes},
 		{Bucket: l.Bucket(BucketModels), MaxBytes: modelsBytes},
 		{Bucket: l.Bucket(BucketCancelled), TTL: cancelledFor, MaxBytes: cancelledBytes},

@@ -29,6 +29,8 @@ const (
 	// pendingPuts bounds the writes that are under way; more are dropped, since
 	// an answer that is not cached is no loss but of money.
 	pendingPuts = 1024
+	// headerRoom is what of a message's limit is left for its headers.
+	headerRoom = 1024
 	// maxLocal bounds the number of entries in memory; their bytes are bounded by local_size.
 	maxLocal = 1 << 20
 )
@@ -41,12 +43,19 @@ type Entry struct {
 	CostUSD  float64        `json:"cost_usd"`
 	Expires  schemas.Millis `json:"expires"`
 	Answer   jsontext.Value `json:"answer"`
+
+	Request string         `json:"request,omitzero"` // that paid for it: tenant.id
+	Made    schemas.Millis `json:"made,omitzero"`
+	// Passing is an answer that may not be cached: only requests that were
+	// accepted before it was made, and waited for it, may share it.
+	Passing bool `json:"passing,omitzero"`
 }
 
 // Cache is the shared cache of answers with a part of it in memory. Keys are
 // tenant.fingerprint. An index of what the bucket holds spares misses the round
 // trip; a watch keeps it in step. It is safe for concurrent use.
 type Cache struct {
+	nc     *nats.Conn
 	js     jetstream.JetStream
 	get    *jsx.Getter
 	bucket string
@@ -64,6 +73,14 @@ type Cache struct {
 	first atomic.Uint64 // the bucket's first sequence: what is below was evicted
 	puts  chan put
 	done  sync.WaitGroup
+
+	waiting map[string]*waiting // by key
+}
+
+// waiting is told when a key has got an entry.
+type waiting struct {
+	changed chan struct{}
+	waiters int
 }
 
 type localEntry struct {
@@ -75,6 +92,7 @@ type put struct {
 	key    string
 	entry  Entry
 	future jetstream.PubAckFuture
+	stored func()
 }
 
 type indexKey [16]byte
@@ -95,8 +113,8 @@ func NewCache(ctx context.Context, nc *nats.Conn, l Layout, localBytes int64) (*
 		return nil, err
 	}
 	c := &Cache{
-		js: js, get: get, bucket: l.Bucket(BucketCache), maxBytes: localBytes,
-		index: map[indexKey]uint64{}, puts: make(chan put, pendingPuts),
+		nc: nc, js: js, get: get, bucket: l.Bucket(BucketCache), maxBytes: localBytes,
+		index: map[indexKey]uint64{}, puts: make(chan put, pendingPuts), waiting: map[string]*waiting{},
 	}
 	c.local, err = simplelru.NewLRU(maxLocal, func(_ string, e localEntry) { c.bytes -= size(e.Entry) })
 	if err != nil {
@@ -141,6 +159,10 @@ func (c *Cache) apply(e jsx.Entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.seen, c.stale = e.Revision, false
+	if w := c.waiting[e.Key]; w != nil && !e.Deleted {
+		close(w.changed)
+		w.changed = make(chan struct{})
+	}
 	if e.Deleted {
 		delete(c.index, k)
 		c.local.Remove(e.Key)
@@ -231,25 +253,68 @@ func (c *Cache) keep(key string, entry Entry, revision uint64) {
 	}
 }
 
+// Changed gives a channel that is closed when the key gets an entry, from now
+// on. done must be called when the caller waits no more.
+func (c *Cache) Changed(key string) (changed <-chan struct{}, done func()) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	w := c.waiting[key]
+	if w == nil {
+		w = &waiting{changed: make(chan struct{})}
+		c.waiting[key] = w
+	}
+	w.waiters++
+	return w.changed, func() {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		if w.waiters--; w.waiters == 0 {
+			delete(c.waiting, key)
+		}
+	}
+}
+
+// GetNow gives the entry of one key as the bucket's leader holds it.
+func (c *Cache) GetNow(ctx context.Context, key string) (Entry, bool, error) {
+	m, found, err := jsx.LastFromLeader(ctx, c.nc, "KV_"+c.bucket, c.subject(key))
+	if err != nil || !found {
+		return Entry{}, false, err
+	}
+	entry, ok := readEntry(m)
+	return entry, ok && int64(entry.Expires) > time.Now().UnixMilli(), nil
+}
+
 // Put stores an entry for the given time. It does not wait: a write that fails
-// is no more than a later miss.
-func (c *Cache) Put(key string, entry Entry, ttl time.Duration) {
+// is no more than a later miss. stored, if not nil, is called once the write is
+// certain or has failed.
+func (c *Cache) Put(key string, entry Entry, ttl time.Duration, stored func()) {
+	if stored == nil {
+		stored = func() {}
+	}
+	if !c.put(key, entry, ttl, stored) {
+		stored()
+	}
+}
+
+func (c *Cache) put(key string, entry Entry, ttl time.Duration, stored func()) bool {
 	ttl = max(ttl.Truncate(time.Second), time.Second)
-	entry.Expires = schemas.ToMillis(time.Now().Add(ttl))
+	now := time.Now()
+	entry.Made, entry.Expires = schemas.ToMillis(now), schemas.ToMillis(now.Add(ttl))
 	value, err := json.Marshal(&entry)
-	if err != nil {
-		return
+	if err != nil || int64(len(value)) > c.nc.MaxPayload()-headerRoom {
+		return false
 	}
 	future, err := c.js.PublishMsgAsync(&nats.Msg{
 		Subject: c.subject(key), Data: value,
 		Header: nats.Header{"Nats-TTL": []string{strconv.Itoa(int(ttl/time.Second)) + "s"}},
 	})
 	if err != nil {
-		return
+		return false
 	}
 	select {
-	case c.puts <- put{key, entry, future}:
+	case c.puts <- put{key, entry, future, stored}:
+		return true
 	default:
+		return false
 	}
 }
 
@@ -261,6 +326,7 @@ func (c *Cache) keepPuts() {
 			c.keep(p.key, p.entry, ack.Sequence)
 		case <-p.future.Err():
 		}
+		p.stored()
 	}
 }
 

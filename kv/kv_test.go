@@ -89,12 +89,12 @@ func TestCacheIsInStepOverReplicas(t *testing.T) {
 	nc, _ := open(t)
 	one, two := newCache(t, nc, 1<<20), newCache(t, nc, 1<<20)
 	require.False(t, two.has("acme.k"))
-	one.Put("acme.k", entry("a"), time.Hour)
+	one.Put("acme.k", entry("a"), time.Hour, nil)
 	eventually(t, "the other replica finds it", func() bool { return two.has("acme.k") })
 	eventually(t, "so does the writer", func() bool { return one.has("acme.k") })
 	require.False(t, two.has("other.k"), "tenants are apart")
 
-	one.Put("acme.k", entry("b"), time.Hour)
+	one.Put("acme.k", entry("b"), time.Hour, nil)
 	eventually(t, "a new value replaces it", func() bool {
 		return string(two.Get(t.Context(), []string{"acme.k"})["acme.k"].Answer) == `"b"`
 	})
@@ -106,7 +106,7 @@ func TestCacheIsInStepOverReplicas(t *testing.T) {
 func TestCacheExpires(t *testing.T) {
 	nc, _ := open(t)
 	c := newCache(t, nc, 1<<20)
-	c.Put("acme.k", entry("a"), time.Second)
+	c.Put("acme.k", entry("a"), time.Second, nil)
 	eventually(t, "stored", func() bool { return c.has("acme.k") })
 	eventually(t, "expired", func() bool { return !c.has("acme.k") })
 }
@@ -115,7 +115,7 @@ func TestCacheStartsWithWhatIsThere(t *testing.T) {
 	nc, _ := open(t)
 	first := newCache(t, nc, 1<<20)
 	for i := range 100 {
-		first.Put(fmt.Sprintf("acme.k%d", i), entry("a"), time.Hour)
+		first.Put(fmt.Sprintf("acme.k%d", i), entry("a"), time.Hour, nil)
 	}
 	eventually(t, "stored", func() bool { return first.has("acme.k99") })
 	second := newCache(t, nc, 1<<20)
@@ -129,7 +129,7 @@ func TestCacheEvictsAndNoReplicaServesIt(t *testing.T) {
 	c := newCache(t, nc, 16<<20)
 	text := strings.Repeat("x", 100_000) // the bucket holds ten
 	for i := range 30 {
-		c.Put(fmt.Sprintf("acme.k%d", i), entry(text), time.Hour)
+		c.Put(fmt.Sprintf("acme.k%d", i), entry(text), time.Hour, nil)
 	}
 	eventually(t, "the last is there", func() bool { return c.has("acme.k29") })
 	eventually(t, "the first is gone, from memory too", func() bool { return !c.has("acme.k0") })
@@ -139,7 +139,7 @@ func TestCacheMemoryIsBounded(t *testing.T) {
 	nc, _ := open(t)
 	c := newCache(t, nc, 50_000)
 	for i := range 100 {
-		c.Put(fmt.Sprintf("acme.k%d", i), entry(strings.Repeat("x", 2000)), time.Hour)
+		c.Put(fmt.Sprintf("acme.k%d", i), entry(strings.Repeat("x", 2000)), time.Hour, nil)
 	}
 	eventually(t, "stored", func() bool { return c.has("acme.k99") })
 	c.mu.Lock()

@@ -37,7 +37,10 @@ type RunnerConfig struct {
 	Recorded func(ctx context.Context, key string) (answer []byte, err error)
 	// Cancelled reports whether a request (tenant.id) was cancelled. May be nil.
 	Cancelled func(key string) bool
-	Metrics   *Metrics
+	// Parking holds the requests that wait without a worker: more may be taken
+	// in their place. May be nil.
+	Parking *stages.Parking
+	Metrics *Metrics
 }
 
 // asyncPending bounds the messages of a runner that were published and not yet
@@ -246,7 +249,7 @@ func (r *Runner) nextStep(from int, verdict stages.Verdict) (step int, inside bo
 func (r *Runner) free(ctx context.Context) int {
 	for ctx.Err() == nil {
 		r.mu.Lock()
-		free := r.cfg.Capacity - r.held
+		free := r.cfg.Capacity - r.held + r.cfg.Parking.Parked()
 		r.mu.Unlock()
 		if free > 0 {
 			r.wake() // another source may be waiting too
@@ -254,6 +257,7 @@ func (r *Runner) free(ctx context.Context) int {
 		}
 		select {
 		case <-r.freed:
+		case <-r.cfg.Parking.Entered():
 		case <-ctx.Done():
 		}
 	}

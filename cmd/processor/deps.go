@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"crypto/rand"
 	"fmt"
 	"time"
 
@@ -16,7 +17,6 @@ import (
 	"github.com/adpa/processor/kv"
 	"github.com/adpa/processor/kv/budget"
 	"github.com/adpa/processor/stages"
-	"github.com/adpa/processor/stages/cache"
 	"github.com/adpa/processor/stages/compress"
 	"github.com/adpa/processor/stages/generate"
 	"github.com/adpa/processor/stages/structure"
@@ -33,6 +33,7 @@ type deps struct {
 	layout     streams.Layout
 	compressor *compress.Compressor
 	cache      *kv.Cache
+	leases     *kv.Leases
 	answers    *kv.Answers
 	ledger     *ledger
 	cancelled  *kv.Cancelled
@@ -86,7 +87,7 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	d.deltas = streams.NewDeltas(d.js, d.layout.Names)
 	d.generate = generate.New(cfg.Pipeline.Workers[stages.Generate], generate.Deps{
 		Ledger: d.ledger, Router: d.models.route, Cost: d.models.cost,
-		Budget: d.budgets, Answered: d.remember, Deltas: d.deltas.Begin,
+		Budget: d.budgets, Answered: d.remember, Flights: flights{d.leases, d.cache}, Deltas: d.deltas.Begin,
 	})
 	d.cancelled, err = kv.NewCancelled(ctx, d.js, bucketLayout(cfg), d.generate.Cancel)
 	if err != nil {
@@ -130,6 +131,10 @@ func (d *deps) openBuckets(ctx context.Context) (err error) {
 		return err
 	}
 	d.closers = append(d.closers, d.cache.Close)
+	if d.leases, err = kv.NewLeases(d.nc, layout, rand.Text(), d.layout.Names.Alive); err != nil {
+		return err
+	}
+	d.closers = append(d.closers, d.leases.Close)
 	responses, err := streams.NewResponses(d.nc, d.layout.Names)
 	if err != nil {
 		return err
@@ -190,6 +195,7 @@ func (d *deps) runnerConfig(group []string) streams.RunnerConfig {
 	for _, stage := range group {
 		if workers := d.cfg.Pipeline.Workers[stages.Generate]; stage == stages.Generate {
 			cfg.Capacity = workers + workers/2 + 16 // so that a worker that is done finds the next
+			cfg.Parking = d.generate.Parking()
 		}
 	}
 	return cfg
@@ -211,43 +217,4 @@ func (d *deps) recorded(ctx context.Context, key string) ([]byte, error) {
 		return nil, fmt.Errorf("request %s has no recorded answer", key)
 	}
 	return record.Answer, nil
-}
-
-func (d *deps) cacheConfig() cache.Config {
-	return cache.Config{Enabled: d.cfg.Cache.Enabled, MaxTemperature: d.cfg.Cache.MaxTemperature}
-}
-
-// remember keeps a new answer for equal requests.
-func (d *deps) remember(r *stages.Request, record generate.Record) {
-	d.metrics.paid(record.Model, record.Usage, record.CostUSD, r.Tokens.Saved)
-	if r.Cache == cache.Off || r.Fingerprint == "" {
-		return
-	}
-	d.cache.Put(cache.Key(r), kv.Entry{
-		Model: record.Model, Provider: record.Provider, Usage: record.Usage, CostUSD: record.CostUSD, Answer: record.Answer,
-	}, cache.TTL(r, d.cfg.Cache.TTL.Std()))
-}
-
-// forget removes an answer that must not be used again.
-func (d *deps) forget(r *stages.Request) {
-	if r.Fingerprint == "" || r.Cache == cache.Off {
-		return
-	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	_ = d.cache.Delete(ctx, cache.Key(r)) // it expires anyway
-}
-
-// cached is the cache as the cache stage sees it.
-func (d *deps) cached() cache.Store { return cacheStore{d.cache} }
-
-type cacheStore struct{ *kv.Cache }
-
-func (s cacheStore) Find(ctx context.Context, keys []string) map[string]cache.Entry {
-	found := s.Get(ctx, keys)
-	entries := make(map[string]cache.Entry, len(found))
-	for key, e := range found {
-		entries[key] = cache.Entry{Model: e.Model, Provider: e.Provider, Usage: e.Usage, Answer: e.Answer}
-	}
-	return entries
 }

@@ -13,9 +13,10 @@ import (
 
 // How a request came by its answer, as the response says.
 const (
-	Miss = "miss"
-	Hit  = "hit"
-	Off  = "off"
+	Miss   = "miss"
+	Hit    = "hit"
+	Shared = "shared" // the call of an equal request answered it too
+	Off    = "off"
 )
 
 // Entry is an answer that was paid before.
@@ -47,7 +48,7 @@ func New(cfg Config, store Store, results func(result string)) stages.Stage {
 				continue
 			}
 			r.Fingerprint = schemas.CacheKey(r.Body, r.Options)
-			if !refresh(r) {
+			if !Refresh(r) {
 				keys = append(keys, Key(r))
 			}
 		}
@@ -56,7 +57,7 @@ func New(cfg Config, store Store, results func(result string)) stages.Stage {
 			found = store.Find(ctx, keys)
 		}
 		for i, r := range requests {
-			if entry, ok := found[Key(r)]; ok && r.Cache != Off && !refresh(r) {
+			if entry, ok := found[Key(r)]; ok && r.Cache != Off && !Refresh(r) {
 				r.Cache = Hit
 				use(r, entry)
 				verdicts[i] = stages.SkipTo(stages.Score)
@@ -87,7 +88,8 @@ func use(r *stages.Request, entry Entry) {
 	r.Selected = schemas.Selected{Model: entry.Model, Provider: entry.Provider, Because: "cached"}
 }
 
-func refresh(r *stages.Request) bool {
+// Refresh reports whether a request asks for a new answer.
+func Refresh(r *stages.Request) bool {
 	c := r.Asked().Cache
 	return c != nil && c.Mode == "refresh"
 }

@@ -68,8 +68,12 @@ type Deps struct {
 	// Budget keeps tenants within what they may use up. May be nil.
 	Budget Budget
 	// Answered is told of each new answer once it is recorded, as for the cache.
-	// It must not block. May be nil.
-	Answered func(r *stages.Request, record Record)
+	// It must not block; it calls kept once equal requests find the answer, or
+	// when they never will. May be nil.
+	Answered func(r *stages.Request, record Record, kept func())
+	// Flights lets equal requests in all processes share a call. Without it
+	// (nil) those of this process do.
+	Flights Flights
 	// Deltas begins a streamed answer: what it gives takes the chunks, in order.
 	// May be nil.
 	Deltas func(r *stages.Request) (send func(chunk []byte))
@@ -83,27 +87,24 @@ type Stage struct {
 
 	parked atomic.Int64 // requests that wait for budget, without a worker
 
+	parking *stages.Parking // of those that wait for equal ones
+
 	mu      sync.Mutex
-	running map[string]*flight // by the key of the record to be
-}
-
-// flight is a request that is being worked on, and the copies of it that came
-// meanwhile: a late redelivery, or a hand-off that was published again.
-type flight struct {
-	cancel    context.CancelFunc
-	cancelled bool
-	copies    []follower
-}
-
-type follower struct {
-	request *stages.Request
-	decide  stages.Decide
+	flights map[string]*flight // by the key of the lease
+	calls   map[string]*flight // those whose call is made here, by the key of the record to be
 }
 
 // New makes the stage with the given number of workers.
 func New(workers int, deps Deps) *Stage {
-	return &Stage{deps: deps, slots: make(chan struct{}, max(workers, 1)), running: map[string]*flight{}}
+	return &Stage{
+		deps: deps, slots: make(chan struct{}, max(workers, 1)),
+		parking: stages.NewParking(MaxFollowers, MaxFollowerBytes),
+		flights: map[string]*flight{}, calls: map[string]*flight{},
+	}
 }
+
+// Parking is where requests wait for the answers to equal ones.
+func (s *Stage) Parking() *stages.Parking { return s.parking }
 
 // Run implements stages.Stage. It blocks while all workers have a call.
 func (s *Stage) Run(ctx context.Context, requests []*stages.Request, decide stages.Decide) {
@@ -114,71 +115,32 @@ func (s *Stage) Run(ctx context.Context, requests []*stages.Request, decide stag
 		}
 		return
 	}
+	fresh := make([]*stages.Request, 0, len(requests))
 	for i, r := range requests {
-		switch {
-		case past[i].Response != nil:
-			decide(r, stages.Reply(past[i].Response))
-		case past[i].Paid != nil:
-			s.settle(ctx, r, *past[i].Paid) // whoever recorded it may have died before
-			use(r, *past[i].Paid)
-			decide(r, stages.Continue())
-		default:
-			s.begin(ctx, r, decide)
+		if !s.decidePast(ctx, r, past[i], decide) {
+			fresh = append(fresh, r)
 		}
 	}
+	s.begin(ctx, fresh, decide)
 }
 
-// begin starts the call of a request unless it is under way.
-func (s *Stage) begin(ctx context.Context, r *stages.Request, decide stages.Decide) {
-	key := r.RecordKey()
-	call, cancel := context.WithCancel(ctx)
-	s.mu.Lock()
-	if f := s.running[key]; f != nil {
-		f.copies = append(f.copies, follower{r, decide})
-		s.mu.Unlock()
-		cancel()
-		return
+// decidePast decides a request that was answered before.
+func (s *Stage) decidePast(ctx context.Context, r *stages.Request, past Past, decide stages.Decide) bool {
+	switch {
+	case past.Response != nil:
+		decide(r, stages.Reply(past.Response))
+	case past.Paid != nil:
+		s.settle(ctx, r, *past.Paid) // whoever recorded it may have died before
+		use(r, *past.Paid)
+		decide(r, stages.Continue())
+	default:
+		return false
 	}
-	f := &flight{cancel: cancel}
-	s.running[key] = f
-	s.mu.Unlock()
-
-	if s.limited(r) { // takes a worker once it is granted its budget
-		go func() { s.end(key, f, r, s.work(call, f, r, nil), decide) }()
-		return
-	}
-	s.slots <- struct{}{}
-	go func() { s.end(key, f, r, s.work(call, f, r, s.freeOnce()), decide) }()
+	return true
 }
 
 // freeOnce gives a function that frees a worker, once.
 func (s *Stage) freeOnce() func() { return sync.OnceFunc(func() { <-s.slots }) }
-
-// end decides a request and its copies, which share its fate.
-func (s *Stage) end(key string, f *flight, r *stages.Request, verdict stages.Verdict, decide stages.Decide) {
-	f.cancel()
-	s.mu.Lock()
-	delete(s.running, key)
-	copies := f.copies
-	s.mu.Unlock()
-	for _, c := range copies {
-		c.request.Answer, c.request.State = r.Answer, r.State
-		c.decide(c.request, verdict)
-	}
-	decide(r, verdict)
-}
-
-// Cancel ends the call of a request (tenant.id), if this process runs it.
-func (s *Stage) Cancel(key string) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	for round := range schemas.MaxRounds {
-		if f := s.running[schemas.RecordKey(key, round)]; f != nil {
-			f.cancelled = true
-			f.cancel()
-		}
-	}
-}
 
 // Idle reports whether a worker has nothing to do.
 func (s *Stage) Idle() bool { return len(s.slots) < cap(s.slots) }
@@ -245,13 +207,17 @@ func (s *Stage) record(ctx context.Context, r *stages.Request, record Record) st
 			s.settle(ctx, r, record)
 		}
 		if err == nil {
+			key := flightKey(r)
 			if s.deps.Answered != nil {
-				s.deps.Answered(r, record)
+				s.deps.Answered(r, record, func() { s.release(key) })
+			} else {
+				s.release(key)
 			}
 			use(r, record)
 			return stages.Continue()
 		}
 		if errors.Is(err, ErrRecorded) {
+			s.release(flightKey(r))
 			use(r, kept)
 			return stages.Continue()
 		}
@@ -266,10 +232,10 @@ func (s *Stage) failed(ctx context.Context, f *flight, r *stages.Request, err er
 	cancelled := f.cancelled
 	s.mu.Unlock()
 	if cancelled {
-		return stages.Fail(&schemas.Error{Type: schemas.InvalidRequestError, Code: schemas.CodeCancelled, Message: "the request was cancelled while it ran"})
+		return stages.Fail(wasCancelled())
 	}
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return stages.Fail(&schemas.Error{Type: schemas.TimeoutError, Code: schemas.CodeDeadlineExceeded, Param: "processor.deadline", Message: "the deadline passed while the model was working"})
+		return stages.Fail(deadlinePassed())
 	}
 	var call *schemas.CallError
 	if errors.As(err, &call) {
@@ -280,6 +246,14 @@ func (s *Stage) failed(ctx context.Context, f *flight, r *stages.Request, err er
 		return stages.Fail(err)
 	}
 	return stages.Retry(err, 0)
+}
+
+func wasCancelled() error {
+	return &schemas.Error{Type: schemas.InvalidRequestError, Code: schemas.CodeCancelled, Message: "the request was cancelled while it ran"}
+}
+
+func deadlinePassed() error {
+	return &schemas.Error{Type: schemas.TimeoutError, Code: schemas.CodeDeadlineExceeded, Param: "processor.deadline", Message: "the deadline passed while the model was working"}
 }
 
 // use gives a request its answer. What answers before it cost adds up, and the

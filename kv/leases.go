@@ -1,0 +1,314 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strconv"
+	"sync"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/adpa/processor/internal/jsx"
+)
+
+const (
+	// leaseTTL is how long the lease of a process that stands still is kept. It is
+	// longer than the election of a stream's leader (4 to 9 s), during which
+	// nothing can be renewed.
+	leaseTTL   = 15 * time.Second
+	renewEvery = 3 * time.Second
+	// releasedTTL is how long the marker of a released lease stays: whoever looked
+	// for the answer before it was there then meets the marker, and looks again.
+	releasedTTL = 5 * time.Second
+	// probeTimeout bounds the wait for a process to say that it is alive.
+	probeTimeout = 500 * time.Millisecond
+	// maxLeases bounds the leases that a process holds and the creations under way.
+	maxLeases = 8192
+)
+
+// LeaseState is what is known of a lease.
+type LeaseState int
+
+// What may be known of a lease.
+const (
+	LeaseFree   LeaseState = iota // nobody holds it
+	LeaseHeld                     // its holder works on it
+	LeaseSilent                   // its holder does not answer: it stands still, or is cut off
+	LeaseGone                     // nobody answers under the holder's name: it has died, or lost its connection
+)
+
+// Lease is what a look at a lease found.
+type Lease struct {
+	State    LeaseState
+	Revision uint64 // to take it over with
+}
+
+// Leases say which process runs which call now: keys are tenant.fingerprint or
+// tenant.id, values the process. They are renewed until they are released. It
+// is safe for concurrent use.
+type Leases struct {
+	nc      *nats.Conn
+	js      jetstream.JetStream
+	bucket  string
+	process string
+	alive   func(process string) string
+	stop    func()
+
+	mu   sync.Mutex
+	held map[string]*held
+}
+
+type held struct {
+	revision uint64 // 0 while it is being taken
+	renewed  time.Time
+	renewing bool
+}
+
+// NewLeases opens the bucket for a process, whose name no other has and is a
+// subject token, and answers under alive(process) whether it works on a key.
+// Close ends it.
+func NewLeases(nc *nats.Conn, l Layout, process string, alive func(process string) string) (*Leases, error) {
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxLeases), jetstream.WithPublishAsyncTimeout(10*time.Second))
+	if err != nil {
+		return nil, fmt.Errorf("opening JetStream: %w", err)
+	}
+	s := &Leases{nc: nc, js: js, bucket: l.Bucket(BucketLeases), process: process, alive: alive, held: map[string]*held{}}
+	sub, err := nc.Subscribe(alive(process), s.answer)
+	if err != nil {
+		return nil, fmt.Errorf("answering for process %s: %w", process, err)
+	}
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() { s.renew(ctx) })
+	s.stop = sync.OnceFunc(func() {
+		cancel()
+		done.Wait()
+		_ = sub.Unsubscribe()
+	})
+	return s, nil
+}
+
+// Close ends the renewals and the answers for the process: leases that it holds
+// are free for others.
+func (s *Leases) Close() { s.stop() }
+
+func (s *Leases) subject(key string) string { return "$KV." + s.bucket + "." + key }
+
+// answer says whether the process works on the key that it is asked for.
+func (s *Leases) answer(m *nats.Msg) {
+	s.mu.Lock()
+	_, works := s.held[string(m.Data)]
+	s.mu.Unlock()
+	_ = m.Respond([]byte(strconv.FormatBool(works))) // whoever asked asks again
+}
+
+// Take asks for the leases of keys, all at once. taken[i] says whether keys[i]
+// is this process's now; else somebody holds it, or held it a moment ago: see
+// Check. With an error none is taken.
+func (s *Leases) Take(ctx context.Context, keys []string) (taken []bool, err error) {
+	futures := make([]jetstream.PubAckFuture, len(keys))
+	taken = make([]bool, len(keys))
+	for i, key := range keys {
+		if !s.reserve(key) {
+			continue
+		}
+		futures[i], err = s.js.PublishMsgAsync(s.message(key, 0), jetstream.WithStallWait(time.Second))
+		if err != nil {
+			break
+		}
+	}
+	for i, future := range futures {
+		if future == nil {
+			continue
+		}
+		if acked := s.await(ctx, keys[i], future); acked != nil && !jsx.IsWrongLastSequence(acked) && !jsx.IsInFlight(acked) {
+			err = acked
+		} else {
+			taken[i] = acked == nil
+		}
+	}
+	if err == nil {
+		return taken, nil
+	}
+	for i, key := range keys {
+		if futures[i] != nil {
+			s.Release(key)
+		}
+	}
+	return nil, fmt.Errorf("taking leases: %w", err)
+}
+
+// message takes or renews a lease whose last revision is the given one.
+func (s *Leases) message(key string, revision uint64) *nats.Msg {
+	return &nats.Msg{Subject: s.subject(key), Data: []byte(s.process), Header: nats.Header{
+		jetstream.ExpectedLastSubjSeqHeader: []string{strconv.FormatUint(revision, 10)},
+		jetstream.MsgTTLHeader:              []string{leaseTTL.String()},
+	}}
+}
+
+// reserve notes that a lease is being taken: from then on this process answers
+// for it. It is false if the process has it already, or has too many.
+func (s *Leases) reserve(key string) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.held[key] != nil || len(s.held) >= maxLeases {
+		return false
+	}
+	s.held[key] = &held{renewed: time.Now()}
+	return true
+}
+
+// await learns whether a reserved lease was granted; if not, it is forgotten.
+func (s *Leases) await(ctx context.Context, key string, future jetstream.PubAckFuture) error {
+	var err error
+	select {
+	case ack := <-future.Ok():
+		s.mu.Lock()
+		if h := s.held[key]; h != nil {
+			h.revision, h.renewed = ack.Sequence, time.Now()
+		}
+		s.mu.Unlock()
+		return nil
+	case err = <-future.Err():
+	case <-ctx.Done():
+		err = ctx.Err()
+	}
+	s.mu.Lock()
+	delete(s.held, key)
+	s.mu.Unlock()
+	return err
+}
+
+// Check looks at a lease, and asks its holder whether it still works on it.
+func (s *Leases) Check(ctx context.Context, key string) (Lease, error) {
+	m, found, err := jsx.LastFromLeader(ctx, s.nc, "KV_"+s.bucket, s.subject(key))
+	if err != nil {
+		return Lease{}, fmt.Errorf("looking at the lease %s: %w", key, err)
+	}
+	lease := Lease{Revision: m.Sequence}
+	if !found || len(m.Data) == 0 { // never taken, released or expired
+		return lease, nil
+	}
+	if string(m.Data) == s.process {
+		s.mu.Lock()
+		defer s.mu.Unlock()
+		if s.held[key] != nil {
+			lease.State = LeaseHeld
+		}
+		return lease, nil
+	}
+	lease.State = s.probe(ctx, string(m.Data), key)
+	return lease, nil
+}
+
+func (s *Leases) probe(ctx context.Context, process, key string) LeaseState {
+	ctx, cancel := context.WithTimeout(ctx, probeTimeout)
+	defer cancel()
+	reply, err := s.nc.RequestWithContext(ctx, s.alive(process), []byte(key))
+	switch {
+	case errors.Is(err, nats.ErrNoResponders):
+		return LeaseGone
+	case err != nil:
+		return LeaseSilent
+	case string(reply.Data) == "true":
+		return LeaseHeld
+	}
+	return LeaseFree
+}
+
+// TakeOver takes a lease that a look found at the given revision. It is false
+// if somebody else was faster.
+func (s *Leases) TakeOver(ctx context.Context, key string, revision uint64) (bool, error) {
+	if !s.reserve(key) {
+		return false, nil
+	}
+	future, err := s.js.PublishMsgAsync(s.message(key, revision), jetstream.WithStallWait(time.Second))
+	if err != nil {
+		s.Release(key)
+		return false, fmt.Errorf("taking the lease %s over: %w", key, err)
+	}
+	err = s.await(ctx, key, future)
+	switch {
+	case err == nil:
+		return true, nil
+	case jsx.IsWrongLastSequence(err), jsx.IsInFlight(err):
+		return false, nil
+	}
+	return false, fmt.Errorf("taking the lease %s over: %w", key, err)
+}
+
+// Release gives a lease up. It does not wait: a release that is lost is found
+// out by whoever asks this process for the lease.
+func (s *Leases) Release(key string) {
+	s.mu.Lock()
+	h := s.held[key]
+	delete(s.held, key)
+	s.mu.Unlock()
+	if h == nil || h.revision == 0 || h.renewing {
+		return
+	}
+	_ = s.nc.PublishMsg(&nats.Msg{Subject: s.subject(key), Header: nats.Header{
+		"KV-Operation":                      []string{"DEL"},
+		jetstream.ExpectedLastSubjSeqHeader: []string{strconv.FormatUint(h.revision, 10)},
+		jetstream.MsgTTLHeader:              []string{releasedTTL.String()},
+	}})
+}
+
+// renew keeps what is held until ctx ends.
+func (s *Leases) renew(ctx context.Context) {
+	ticker := time.NewTicker(time.Second)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case now := <-ticker.C:
+			s.renewDue(ctx, now)
+		}
+	}
+}
+
+// renewDue renews what was not renewed for a while. A lease that somebody took
+// over is renewed no more; the call goes on, and who records an answer first wins.
+func (s *Leases) renewDue(ctx context.Context, now time.Time) {
+	due := map[string]uint64{}
+	s.mu.Lock()
+	for key, h := range s.held {
+		if h.revision != 0 && now.Sub(h.renewed) >= renewEvery {
+			due[key], h.renewing = h.revision, true
+		}
+	}
+	s.mu.Unlock()
+	futures := make(map[string]jetstream.PubAckFuture, len(due))
+	for key, revision := range due {
+		if future, err := s.js.PublishMsgAsync(s.message(key, revision), jetstream.WithStallWait(time.Second)); err == nil {
+			futures[key] = future
+		}
+	}
+	for key := range due {
+		s.renewed(ctx, key, futures[key])
+	}
+}
+
+func (s *Leases) renewed(ctx context.Context, key string, future jetstream.PubAckFuture) {
+	var sequence uint64
+	if future != nil {
+		select {
+		case ack := <-future.Ok():
+			sequence = ack.Sequence
+		case <-future.Err():
+		case <-ctx.Done():
+		}
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h := s.held[key]; h != nil {
+		h.renewing = false
+		if sequence != 0 {
+			h.revision, h.renewed = sequence, time.Now()
+		}
+	}
+}
