@@ -36,6 +36,7 @@ type figures struct {
 	replicas    int
 	workers     int
 	latency     time.Duration // of the upstream
+	maxWaiting  int           // requests of a tenant; at least 10,000
 }
 
 func size() figures {
@@ -106,7 +107,8 @@ nats: {url: "nats://127.0.0.1:%d"}
 http: {addr: "127.0.0.1:0"}
 pipeline: {workers: {generate: %d}}
 providers: [{name: fake, kind: openai, base_url: "%s/v1", api_key: none}]
-`, c.port, f.workers, c.upstream.URL)
+streams: {requests: {max_waiting: %d}}
+`, c.port, f.workers, c.upstream.URL, max(f.maxWaiting, 10_000))
 	require.NoError(t, os.WriteFile(filepath.Join(c.dir, "processor.yaml"), []byte(configuration), 0o600))
 	c.nc, err = nats.Connect(c.nats.URL, nats.MaxReconnects(-1), nats.ReconnectWait(20*time.Millisecond))
 	require.NoError(t, err)
@@ -171,7 +173,7 @@ func (c *cluster) publish(ctx context.Context) {
 		m.Header.Set("Llm-Id", c.id(i))
 		m.Data = fmt.Appendf(nil, `{"model":"gpt-4o","messages":[{"role":"user","content":"question %d"}]}`, i)
 		for ctx.Err() == nil {
-			ack, err := c.js.PublishMsg(ctx, m)
+			ack, err := c.publishOnce(ctx, m)
 			if err == nil && !ack.Duplicate {
 				break
 			}
@@ -181,6 +183,12 @@ func (c *cluster) publish(ctx context.Context) {
 			time.Sleep(15 * time.Millisecond) // so that kills meet requests in every stage
 		}
 	}
+}
+
+func (c *cluster) publishOnce(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second) // a server that is killed never answers
+	defer cancel()
+	return c.js.PublishMsg(ctx, m)
 }
 
 func (c *cluster) id(i int) string { return fmt.Sprintf("request-%d", i) }
