@@ -184,7 +184,9 @@ func TestExchangeSurvivesARestartOfTheServer(t *testing.T) {
 	server := natstest.StartOn(t, dir, -1)
 	port := server.Addr().String()
 	nc, js := natstest.Connect(t, server)
-	require.NoError(t, Provision(t.Context(), js, testLayout()))
+	layout := testLayout()
+	layout.Archive = false // its sourcing outlives a server that is stopped at once
+	require.NoError(t, Provision(t.Context(), js, layout))
 	x, err := testClient(t, nc).Exchange(t.Context(), 100)
 	require.NoError(t, err)
 	defer x.Close()
