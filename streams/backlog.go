@@ -22,6 +22,8 @@ type Backlog struct {
 	done    sync.WaitGroup
 	waiting map[string]*atomic.Int64
 	later   atomic.Int64
+
+	laterBytes atomic.Int64
 }
 
 // WatchBacklog follows what waits for each stage until Close, and keeps the
@@ -42,6 +44,10 @@ func (b *Backlog) Waiting(stage string) int64 { return b.waiting[stage].Load() }
 // Deferred is the number of requests that wait in the later stream for their
 // time, as of a moment ago.
 func (b *Backlog) Deferred() int64 { return b.later.Load() }
+
+// LaterFull reports whether the later stream holds as much as it should. It
+// cannot refuse what is too much, so this is asked before more goes there.
+func (b *Backlog) LaterFull() bool { return b.laterBytes.Load() > laterBytes/2 }
 
 // Close ends it.
 func (b *Backlog) Close() {
@@ -84,6 +90,7 @@ func (b *Backlog) read(ctx context.Context, js jetstream.JetStream, l Layout, m 
 	}
 	if later, err := js.Stream(ctx, l.Names.Later()); err == nil {
 		b.later.Store(int64(later.CachedInfo().State.Msgs))
+		b.laterBytes.Store(int64(later.CachedInfo().State.Bytes))
 	}
 	total := map[string]int64{}
 	for k, n := range sums {

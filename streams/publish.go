@@ -321,6 +321,9 @@ func (r *Runner) again(o *outcome, stage string, after time.Duration) []*nats.Ms
 	request.Attempt++
 	o.verdict = stages.SkipTo(stage)
 	due := time.Now().Add(after)
+	if after > inMemoryWait && r.cfg.LaterFull != nil && r.cfg.LaterFull() {
+		after, due = inMemoryWait, time.Now().Add(inMemoryWait)
+	}
 	if after > inMemoryWait {
 		request.NotBefore = 0
 		return r.later(o, stage, due)

@@ -30,6 +30,7 @@ type RunnerConfig struct {
 	Layout     Layout
 	MaxDeliver int // failures of one request before it is given up; default 5
 	Capacity   int // requests held at once; default 1024
+	Bytes      int // of the messages held at once, about; default 128 MB
 	MaxPayload int // the server's limit on a message, in bytes
 
 	// Recorded finds answers that were too large to travel with their requests.
@@ -37,6 +38,10 @@ type RunnerConfig struct {
 	Recorded func(ctx context.Context, key string) (answer []byte, err error)
 	// Cancelled reports whether a request (tenant.id) was cancelled. May be nil.
 	Cancelled func(key string) bool
+	// LaterFull reports whether the later stream holds as much as it should:
+	// what would wait there longer is then looked at again within half a minute.
+	// May be nil.
+	LaterFull func() bool
 	// Parking holds the requests that wait without a worker: more may be taken
 	// in their place. May be nil.
 	Parking *stages.Parking
@@ -65,6 +70,7 @@ type Runner struct {
 
 	mu    sync.Mutex
 	held  int // requests taken and not settled
+	bytes int // of their messages
 	freed chan struct{}
 	open  map[*delivery]struct{}
 }
@@ -89,6 +95,9 @@ func NewRunner(nc *nats.Conn, cfg RunnerConfig, steps []Step) (*Runner, error) {
 	}
 	if cfg.Capacity <= 0 {
 		cfg.Capacity = 1024
+	}
+	if cfg.Bytes <= 0 {
+		cfg.Bytes = 128 << 20
 	}
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewMetrics()
@@ -244,16 +253,17 @@ func (r *Runner) nextStep(from int, verdict stages.Verdict) (step int, inside bo
 	return 0, false
 }
 
-// free gives how many more requests may be taken, and waits while that is none.
-// It gives 0 when ctx ends.
-func (r *Runner) free(ctx context.Context) int {
+// free gives how many more requests and bytes may be taken, and waits while
+// that is none. It gives no requests when ctx ends.
+func (r *Runner) free(ctx context.Context) (requests, bytes int) {
 	for ctx.Err() == nil {
 		r.mu.Lock()
-		free := r.cfg.Capacity - r.held + r.cfg.Parking.Parked()
+		requests = r.cfg.Capacity - r.held + r.cfg.Parking.Parked()
+		bytes = r.cfg.Bytes - r.bytes
 		r.mu.Unlock()
-		if free > 0 {
+		if requests > 0 && bytes > 0 {
 			r.wake() // another source may be waiting too
-			return free
+			return requests, bytes
 		}
 		select {
 		case <-r.freed:
@@ -261,12 +271,13 @@ func (r *Runner) free(ctx context.Context) int {
 		case <-ctx.Done():
 		}
 	}
-	return 0
+	return 0, 0
 }
 
 func (r *Runner) hold(d *delivery, requests int) {
 	r.mu.Lock()
 	r.held += requests
+	r.bytes += len(d.msg.Data())
 	r.open[d] = struct{}{}
 	r.mu.Unlock()
 }
@@ -274,6 +285,7 @@ func (r *Runner) hold(d *delivery, requests int) {
 func (r *Runner) release(d *delivery) {
 	r.mu.Lock()
 	r.held -= d.requests
+	r.bytes -= len(d.msg.Data())
 	delete(r.open, d)
 	r.mu.Unlock()
 	r.wake()

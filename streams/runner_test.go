@@ -551,3 +551,36 @@ func TestLongWorkIsNotDeliveredAgain(t *testing.T) {
 	}
 	require.Equal(t, map[string]int{"a": 1, "b": 1, "c": 1}, runs)
 }
+
+func TestMemoryIsBoundedByBytes(t *testing.T) {
+	nc, js := natstest.Connect(t, natstest.Start(t))
+	layout := testLayout()
+	require.NoError(t, Provision(t.Context(), js, layout))
+	const n = 40
+	for i := range n {
+		publishAs(t, js, "acme", fmt.Sprintf("r-%d", i), request(strings.Repeat("x", 900_000)))
+	}
+	block := make(chan struct{})
+	slow := stages.Func(func(_ context.Context, requests []*stages.Request) []stages.Verdict {
+		<-block
+		return make([]stages.Verdict, len(requests))
+	})
+	r, err := NewRunner(nc, RunnerConfig{Layout: layout, MaxPayload: 1 << 20, Bytes: 8 << 20}, steps(slow, pass, pass, pass, answer))
+	require.NoError(t, err)
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() { require.NoError(t, r.Run(ctx)) })
+	held := func() int {
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		return r.bytes
+	}
+	require.Eventually(t, func() bool { return held() >= 8<<20 }, 10*time.Second, time.Millisecond)
+	require.Never(t, func() bool { return held() > 24<<20 }, 2*time.Second, 5*time.Millisecond, "a pull may bring what was free before it, no more")
+	close(block)
+	for i := range n {
+		response(t, js, fmt.Sprintf("llm.responses.acme.r-%d", i))
+	}
+	cancel()
+	done.Wait()
+}

@@ -34,7 +34,7 @@ func (s *source) run(ctx context.Context) {
 	failures := 0
 	var consumer jetstream.Consumer
 	for ctx.Err() == nil {
-		free := s.runner.free(ctx)
+		free, bytes := s.runner.free(ctx)
 		if free <= 0 {
 			return // ctx ended
 		}
@@ -47,7 +47,7 @@ func (s *source) run(ctx context.Context) {
 			}
 		}
 		n := min(want, max(1, free/max(1, s.requests)))
-		got, err := s.pull(consumer, n)
+		got, err := s.pull(consumer, n, bytes)
 		if err != nil {
 			failures++
 			consumer = nil
@@ -63,9 +63,11 @@ func (s *source) run(ctx context.Context) {
 	}
 }
 
-// pull takes up to n messages, each handed on as it arrives.
-func (s *source) pull(consumer jetstream.Consumer, n int) (got int, err error) {
-	batch, err := consumer.Fetch(n, jetstream.FetchMaxWait(pullExpiry))
+// pull takes up to n messages of so many bytes, and one at least, each handed
+// on as it arrives.
+func (s *source) pull(consumer jetstream.Consumer, n, bytes int) (got int, err error) {
+	largest := 2*s.runner.cfg.MaxPayload + 4096 // with its headers, and those of the request for it
+	batch, err := consumer.Fetch(n, jetstream.FetchMaxWait(pullExpiry), jetstream.FetchMaxBytes(max(bytes, largest)))
 	if err != nil {
 		return 0, err
 	}

@@ -190,7 +190,7 @@ func (d *deps) listenForCancels(ctx context.Context) error {
 func (d *deps) runnerConfig(group []string) streams.RunnerConfig {
 	cfg := streams.RunnerConfig{
 		Layout: d.layout, MaxDeliver: d.cfg.Pipeline.MaxDeliver, MaxPayload: int(d.nc.MaxPayload()),
-		Metrics: d.metrics.streams, Recorded: d.recorded, Cancelled: d.cancelled.Has,
+		Metrics: d.metrics.streams, Recorded: d.recorded, Cancelled: d.cancelled.Has, LaterFull: d.backlog.LaterFull,
 	}
 	for _, stage := range group {
 		if workers := d.cfg.Pipeline.Workers[stages.Generate]; stage == stages.Generate {
