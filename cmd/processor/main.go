@@ -24,6 +24,7 @@ type cli struct {
 	Cancel    cancelCmd    `cmd:"" help:"End a request."`
 	Dead      deadCmd      `cmd:"" help:"Look at requests that were given up, and publish them again."`
 	Budget    budgetCmd    `cmd:"" help:"Work on the budgets of tenants."`
+	Template  templateCmd  `cmd:"" help:"Store, compare and render prompt templates."`
 	Tokens    tokensCmd    `cmd:"" help:"Count the tokens of texts and of requests."`
 	Compress  compressCmd  `cmd:"" help:"Compress a text, or each request of a .jsonl file."`
 	Score     scoreCmd     `cmd:"" help:"Judge the answers of a .jsonl file."`

@@ -75,14 +75,35 @@ var kept = []string{"messages", "processor", "input", "stream", "stream_options"
 // Parse reads a document, strictly, and makes it ready. Errors name the member
 // and what would be right.
 func Parse(document []byte) (*Template, error) {
-	if len(document) > MaxDocument {
-		return nil, fmt.Errorf("the template has %d bytes, it may have %d", len(document), MaxDocument)
-	}
-	var d Document
-	if err := json.Unmarshal(document, &d, json.RejectUnknownMembers(true)); err != nil {
-		return nil, documentError(err)
+	d, err := read(document)
+	if err != nil {
+		return nil, err
 	}
 	return compile(d)
+}
+
+func read(document []byte) (d Document, err error) {
+	if len(document) > MaxDocument {
+		return d, fmt.Errorf("the template has %d bytes, it may have %d", len(document), MaxDocument)
+	}
+	if err := json.Unmarshal(document, &d, json.RejectUnknownMembers(true)); err != nil {
+		return d, documentError(err)
+	}
+	return d, nil
+}
+
+// Normal gives a document in the form in which it is stored: the members in one
+// order, the variables as an object. It is an error if the document is no
+// template that can be used.
+func Normal(document []byte) ([]byte, error) {
+	d, err := read(document)
+	if err == nil {
+		_, err = compile(d)
+	}
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(&d, json.Deterministic(true))
 }
 
 func documentError(err error) error {

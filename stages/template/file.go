@@ -10,6 +10,8 @@ import (
 	"strings"
 
 	"github.com/goccy/go-yaml"
+
+	"github.com/adpa/processor/schemas"
 )
 
 // File gives the document that a file holds, as JSON: JSON or YAML by the ending
@@ -46,4 +48,28 @@ func fromYAML(data []byte) ([]byte, error) {
 		return nil, fmt.Errorf("reading YAML: %w", err)
 	}
 	return out.Bytes(), nil
+}
+
+// YAML writes a document for people to read and change. A document that would not
+// come back as it is, which may be the fault of the YAML library, is written as JSON.
+func YAML(document []byte) ([]byte, error) {
+	var value any
+	if err := yaml.UnmarshalWithOptions(document, &value, yaml.UseOrderedMap()); err == nil {
+		out, err := yaml.MarshalWithOptions(value, yaml.UseLiteralStyleIfMultiline(true), yaml.IndentSequence(true))
+		if err == nil {
+			if back, err := fromYAML(out); err == nil && equal(back, document) {
+				return out, nil
+			}
+		}
+	}
+	var out bytes.Buffer
+	if err := json.Indent(&out, document, "", "  "); err != nil {
+		return nil, fmt.Errorf("reading the template: %w", err)
+	}
+	out.WriteByte('\n')
+	return out.Bytes(), nil
+}
+
+func equal(a, b []byte) bool {
+	return bytes.Equal(schemas.AppendCanonical(nil, a), schemas.AppendCanonical(nil, b))
 }

@@ -180,6 +180,16 @@ func (t *Template) Messages(variables []byte, limit int) ([]byte, error) {
 	return append(out, ']'), nil
 }
 
+// Request renders a request's body: the messages and the template's settings.
+// Variables, limit and errors are those of Messages.
+func (t *Template) Request(variables []byte, limit int) ([]byte, error) {
+	messages, err := t.Messages(variables, limit)
+	if err != nil {
+		return nil, err
+	}
+	return t.body([]byte("{}"), nil, messages), nil
+}
+
 // maxSurplus bounds the surplus variables that an error names.
 const maxSurplus = 100
 

@@ -71,3 +71,14 @@ func golden(archive *txtar.Archive) string {
 	}
 	return b.String()
 }
+
+func TestNormalDocumentsAreTheSameTemplate(t *testing.T) {
+	normal, err := Normal([]byte(`{"variables": ["b", "a"], "settings": {"top_p": 1, "model": "m"}, "text": "{a} {b}", "description": "d"}`))
+	require.NoError(t, err)
+	require.Equal(t, `{"description":"d","text":"{a} {b}","variables":{"a":{},"b":{}},"settings":{"top_p":1,"model":"m"}}`, string(normal))
+	again, err := Normal(normal)
+	require.NoError(t, err)
+	require.Equal(t, string(normal), string(again))
+	_, err = Normal([]byte(`{"text": "{"}`))
+	require.Error(t, err)
+}
