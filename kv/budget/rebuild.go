@@ -51,7 +51,7 @@ func ReadSpend(tenant string, stored time.Time, response []byte) (s Spend, paid 
 	}
 	s.Tokens = int64(max(body.Usage.TotalTokens, body.About.Usage.TotalTokens))
 	s.Cost = FromDollars(body.About.Cost)
-	s.Requests = body.About.Attempts
+	s.Requests = body.About.Attempts // all that were tried: not every one was billed
 	s.Amount = s.Amount.clamp()
 	return s, s.Amount != Amount{}, nil
 }
@@ -115,7 +115,9 @@ func (l *Ledger) Rebuild(ctx context.Context, from time.Time, spends iter.Seq2[S
 type recount struct {
 	tenant *tenantState
 	base   *record
-	sums   []*window // of the windows in base, in order; only Settled is counted
+	// sums are of the windows in base, in order: in Settled what the responses
+	// say was paid, and in open.Requests how many responses do.
+	sums []*window
 }
 
 func newRecount(t *tenantState, r *record) *recount {
@@ -141,11 +143,31 @@ func (c *recount) count(s *Spend) {
 		if !w.contains(s.Time.Unix()) {
 			continue
 		}
-		w.Settled = w.Settled.plus(s.Amount)
+		w.count(s)
 		if a := w.model(s.Model); a != nil {
-			a.Settled = a.Settled.plus(s.Amount)
+			a.count(s)
 		}
 	}
+}
+
+func (a *account) count(s *Spend) {
+	a.Settled = a.Settled.plus(s.Amount)
+	a.open.Requests++
+}
+
+// rebuilt is what an account should hold by the responses. What was lost stays
+// charged, for they do not show it. Of calls they show only how many were tried,
+// lost and unbilled ones among them: what the record holds is right if it is at
+// least one a response and the lost ones, and at most those tried.
+func (a *account) rebuilt(counted *account) Amount {
+	sum := counted.Settled.plus(a.Lost)
+	least := counted.open.Requests + a.Lost.Requests
+	most := max(counted.Settled.Requests, least)
+	sum.Requests = most
+	if recorded := a.Settled.Requests; least <= recorded && recorded <= most {
+		sum.Requests = recorded
+	}
+	return sum
 }
 
 // correct brings the record in line, by what the base differs from the sums.
@@ -168,7 +190,7 @@ func (c *recount) correct(ctx context.Context, from time.Time) (differences []Di
 
 func (c *recount) correctWindow(w, base, counted *window, idle, covered bool) (found []Difference) {
 	check := func(model string, now, base, counted *account) {
-		rebuilt := counted.Settled.plus(base.Lost)
+		rebuilt := base.rebuilt(counted)
 		if !covered {
 			rebuilt = rebuilt.atLeast(base.Settled)
 		}

@@ -47,6 +47,33 @@ func TestRebuildFindsNothingWhereAllIsRight(t *testing.T) {
 	require.Empty(t, got)
 }
 
+// TestRebuildKnowsWhichCallsCount has requests that were tried more often than
+// they were billed.
+func TestRebuildKnowsWhichCallsCount(t *testing.T) {
+	l, now := rebuildable(t)
+	reserve(t, l, ask("a", 300))
+	settle(t, l, Settlement{Tenant: "acme", ID: "a", Call: "a-1", Released: true})
+	again := ask("a", 300)
+	again.Call = "a-2"
+	reserve(t, l, again)
+	again.Call = "a-3"
+	reserve(t, l, again) // a-2 is lost
+	settle(t, l, Settlement{Tenant: "acme", ID: "a", Call: "a-3", Billed: Amount{Tokens: 40}})
+	now.advance(time.Minute)
+	tried := spend(noon, 40)
+	tried.Requests = 3
+	got, err := l.Rebuild(t.Context(), time.Time{}, spends(tried))
+	require.NoError(t, err)
+	require.Empty(t, got, "two calls count, of three that were tried")
+
+	tried.Requests = 1 // fewer than the record holds
+	other := spend(noon, 0)
+	got, err = l.Rebuild(t.Context(), time.Time{}, spends(tried, other, other, other))
+	require.NoError(t, err)
+	require.NotEmpty(t, got)
+	require.Equal(t, int64(5), got[0].Rebuilt.Requests, "one a response and the lost one")
+}
+
 func TestRebuildOfALostRecord(t *testing.T) {
 	l, now := rebuildable(t)
 	now.advance(time.Minute)
