@@ -11,8 +11,10 @@ import (
 )
 
 const (
-	// pullExpiry bounds one pull, and with it how long a drain waits for sources.
+	// pullExpiry bounds one pull.
 	pullExpiry = time.Second
+	// drainQuiet is how long nothing must have come before a drain ends a pull.
+	drainQuiet = 50 * time.Millisecond
 	// pullBase is what an idle source asks for, so that many idle ones do not
 	// take more than can be worked; a busy one doubles it up to what is free.
 	pullBase = 4
@@ -47,7 +49,7 @@ func (s *source) run(ctx context.Context) {
 			}
 		}
 		n := min(want, max(1, free/max(1, s.requests)))
-		got, err := s.pull(consumer, n, bytes)
+		got, err := s.pull(ctx, consumer, n, bytes)
 		if err != nil {
 			failures++
 			consumer = nil
@@ -65,21 +67,39 @@ func (s *source) run(ctx context.Context) {
 
 // pull takes up to n messages of so many bytes, and one at least, each handed
 // on as it arrives.
-func (s *source) pull(consumer jetstream.Consumer, n, bytes int) (got int, err error) {
+//
+// When ctx ends, what the server has sent by then is still taken: the pull ends
+// once nothing has come for a moment.
+func (s *source) pull(ctx context.Context, consumer jetstream.Consumer, n, bytes int) (got int, err error) {
+	pulling, cancel := context.WithTimeout(context.WithoutCancel(ctx), pullExpiry)
+	defer cancel()
+	quiet := time.NewTimer(pullExpiry)
+	defer quiet.Stop()
+	defer context.AfterFunc(ctx, func() { quiet.Reset(drainQuiet) })()
+	go func() {
+		select {
+		case <-quiet.C:
+			cancel()
+		case <-pulling.Done():
+		}
+	}()
 	largest := 2*s.runner.cfg.MaxPayload + 4096 // with its headers, and those of the request for it
-	batch, err := consumer.Fetch(n, jetstream.FetchMaxWait(pullExpiry), jetstream.FetchMaxBytes(max(bytes, largest)))
+	batch, err := consumer.Fetch(n, jetstream.FetchContext(pulling), jetstream.FetchMaxBytes(max(bytes, largest)))
 	if err != nil {
 		return 0, err
 	}
 	requests := 0
 	for msg := range batch.Messages() {
 		got++
+		if ctx.Err() != nil {
+			quiet.Reset(drainQuiet)
+		}
 		requests += s.runner.receive(s, msg)
 	}
 	if got > 0 {
 		s.requests = (s.requests + requests/got + 1) / 2
 	}
-	if err := batch.Error(); err != nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoMessages) {
+	if err := batch.Error(); err != nil && pulling.Err() == nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoMessages) {
 		return got, err
 	}
 	return got, nil
