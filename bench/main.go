@@ -13,11 +13,30 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/adpa/processor/bench/compress"
+	"github.com/adpa/processor/bench/score"
 	"github.com/adpa/processor/internal/proc"
 )
 
 var scenarios = map[string]func(ctx context.Context, out io.Writer, args []string) error{
+	"budgets":  runBudgets,
+	"compress": withData("compress", compress.Run),
+	"cache":    runCache,
 	"pipeline": runPipeline,
+	"score":    withData("score", score.Run),
+	"tokens":   withData("tokens", runTokens),
+}
+
+// withData makes a scenario of one that reads real data.
+func withData(name string, scenario func(out io.Writer, dataDir string, args []string) error) func(context.Context, io.Writer, []string) error {
+	return func(_ context.Context, out io.Writer, args []string) error {
+		flags := flag.NewFlagSet(name, flag.ContinueOnError)
+		data := flags.String("data", os.Getenv("PROCESSOR_DATA"), "the directory of the data sets, else that of PROCESSOR_DATA")
+		if err := flags.Parse(args); err != nil {
+			return err
+		}
+		return scenario(out, *data, flags.Args())
+	}
 }
 
 func main() {

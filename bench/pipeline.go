@@ -37,6 +37,7 @@ type scenario struct {
 	http    bool // a real upstream, else the simulated provider
 	groups  string
 	archive bool
+	more    string // of the configuration
 }
 
 const (
@@ -69,11 +70,11 @@ func runPipeline(ctx context.Context, out io.Writer, args []string) error {
 	}
 	fmt.Fprintf(out, "| scenario | requests/s | of the bare loop |\n| --- | --- | --- |\n| bare JetStream loop, 5 hops | %.0f | 1.00 |\n", bareRate)
 	for _, s := range []scenario{
-		{"five groups, simulated provider", false, fiveGroups, true},
-		{"five groups, HTTP upstream", true, fiveGroups, true},
-		{"five groups, HTTP upstream, no archive", true, fiveGroups, false},
-		{"one group, HTTP upstream", true, oneGroup, true},
-		{"one group, HTTP upstream, no archive", true, oneGroup, false},
+		{"five groups, simulated provider", false, fiveGroups, true, ""},
+		{"five groups, HTTP upstream", true, fiveGroups, true, ""},
+		{"five groups, HTTP upstream, no archive", true, fiveGroups, false, ""},
+		{"one group, HTTP upstream", true, oneGroup, true, ""},
+		{"one group, HTTP upstream, no archive", true, oneGroup, false, ""},
 	} {
 		if !strings.Contains(s.name, b.only) {
 			continue
@@ -193,7 +194,7 @@ func (b *pipelineBench) config(sc scenario, s *setting) string {
 	if sc.http {
 		text += fmt.Sprintf("providers: [{name: fake, kind: openai, base_url: %q, api_key: none}]\n", s.upstream.URL+"/v1")
 	}
-	return text
+	return text + sc.more
 }
 
 // awaitReady waits until the processor has set up what it pulls from.
@@ -310,7 +311,7 @@ func (s *setting) checkAnswers(ctx context.Context, stream jetstream.Stream, n i
 
 // idle measures one request at a time through five groups.
 func (b *pipelineBench) idle(ctx context.Context, n int) error {
-	s, err := b.start(ctx, scenario{"", false, fiveGroups, true}, 0, nil)
+	s, err := b.start(ctx, scenario{"", false, fiveGroups, true, ""}, 0, nil)
 	if err != nil {
 		return err
 	}
@@ -343,7 +344,7 @@ func ms(d time.Duration) float64 { return float64(d.Microseconds()) / 1000 }
 
 // memory measures the processor while many requests wait on an external server.
 func (b *pipelineBench) memory(ctx context.Context, waiting int) error {
-	s, err := b.start(ctx, scenario{"", true, fiveGroups, true}, 200*time.Millisecond, func(s *setting) error { return s.publish(waiting) })
+	s, err := b.start(ctx, scenario{"", true, fiveGroups, true, ""}, 200*time.Millisecond, func(s *setting) error { return s.publish(waiting) })
 	if err != nil {
 		return err
 	}
