@@ -105,11 +105,19 @@ func (a application) publish(ctx context.Context, id, prompt string, stream bool
 	m := nats.NewMsg("llm.requests." + a.tenant)
 	m.Header.Set("Llm-Id", id)
 	m.Data = body
-	ack, err := js.PublishMsg(ctx, m) // acknowledged: it will be answered, whatever dies in between
-	if err == nil && ack.Duplicate {
-		err = errors.New("the server took it for a duplicate: it was not accepted")
+	for {
+		attempt, cancel := context.WithTimeout(ctx, 5*time.Second) // a server that died never answers
+		ack, err := js.PublishMsg(attempt, m)
+		cancel()
+		switch {
+		case err == nil && ack.Duplicate:
+			return errors.New("the server took it for a duplicate: it was not accepted")
+		case err == nil: // it will be answered, whatever dies in between
+			return nil
+		case ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded):
+			return err
+		} // else nobody knows whether it was stored: again, under the same id
 	}
-	return err
 }
 
 // read prints the stored answer to a request, which is kept for a day.
