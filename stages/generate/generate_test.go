@@ -34,7 +34,7 @@ func (l *ledger) Look(_ context.Context, requests []*stages.Request) ([]generate
 	past := make([]generate.Past, len(requests))
 	for i, r := range requests {
 		past[i].Response = l.responses[r.Key()]
-		if record, ok := l.records[r.Key()]; ok {
+		if record, ok := l.records[r.RecordKey()]; ok {
 			past[i].Paid = &record
 		}
 	}
@@ -48,10 +48,10 @@ func (l *ledger) Record(_ context.Context, r *stages.Request, record generate.Re
 		l.failing--
 		return record, errors.New("no server")
 	}
-	if first, ok := l.records[r.Key()]; ok {
+	if first, ok := l.records[r.RecordKey()]; ok {
 		return first, generate.ErrRecorded
 	}
-	l.records[r.Key()] = record
+	l.records[r.RecordKey()] = record
 	return record, nil
 }
 
