@@ -12,6 +12,7 @@ import (
 
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
+	"github.com/adpa/processor/stages/cache"
 )
 
 // Config is what the package needs to know of the world.
@@ -125,18 +126,16 @@ func (f *Forms) Check(_ context.Context, r *stages.Request) (verdict stages.Verd
 	if f.cfg.Rejected != nil {
 		f.cfg.Rejected(r)
 	}
-	cached := r.Calls == 0 // the answer to an equal request; it is no attempt of this one
 	most, _ := f.attempts(r)
 	failed := stages.Fail(violated(r, result))
-	if !cached && r.Round+1 >= most {
+	switch {
+	case r.Calls == 0: // the answer to an equal request: at least one is asked for on this one's behalf
+		r.Cache, r.Usage = cache.Miss, schemas.Usage{}
+	case r.Round+1 >= most:
 		return failed, true
 	}
-	if cached {
-		r.Cache, r.Usage = "miss", schemas.Usage{}
-	} else {
-		r.Again()
-		r.Body = withFeedback(r.Body, result)
-	}
+	r.Again()
+	r.Body = withFeedback(r.Body, result)
 	r.Answer, r.AnswerRecorded = nil, false
 	return stages.SkipBackTo(stages.Generate, failed), true
 }

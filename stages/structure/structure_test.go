@@ -215,18 +215,22 @@ func TestTheRequestSaysHowManyAttempts(t *testing.T) {
 	}
 }
 
-func TestAnAnswerFromTheCacheIsNoAttempt(t *testing.T) {
+func TestAnAnswerToAnEqualRequestIsNotTheLast(t *testing.T) {
 	f := New(Config{MaxAttempts: 1, Native: func(*stages.Request) bool { return true }})
-	r := request(t, structured(personSchema))
-	r.Cache, r.Answer, r.Usage = "hit", completion("{}"), schemas.Usage{PromptTokens: 5}
-	body := string(r.Body)
-	verdict, decided := f.Check(t.Context(), r)
-	require.True(t, decided)
-	require.Equal(t, stages.ActionSkip, verdict.Action)
-	require.Zero(t, r.Round)
-	require.Equal(t, "miss", r.Cache)
-	require.Equal(t, schemas.Usage{}, r.Usage)
-	require.Equal(t, body, string(r.Body))
+	for _, from := range []string{"hit", "shared"} {
+		r := request(t, structured(personSchema))
+		r.Cache, r.Answer, r.Usage = from, completion("{}"), schemas.Usage{PromptTokens: 5}
+		verdict, decided := f.Check(t.Context(), r)
+		require.True(t, decided)
+		require.Equal(t, stages.ActionSkip, verdict.Action)
+		require.Equal(t, 1, r.Round, "a round that shares nothing")
+		require.Equal(t, "miss", r.Cache)
+		require.Equal(t, schemas.Spent{}, r.Earlier, "nothing was paid yet")
+		r.Answer, r.Calls = completion("{}"), 1
+		verdict, decided = f.Check(t.Context(), r)
+		require.True(t, decided)
+		require.Equal(t, stages.ActionFail, verdict.Action)
+	}
 }
 
 func TestWhatIsWrongWithAnAnswer(t *testing.T) {
