@@ -2,8 +2,8 @@ package kv
 
 import (
 	"context"
-	"crypto/sha256"
 	"fmt"
+	"hash/maphash"
 	"log/slog"
 	"strconv"
 	"sync"
@@ -12,7 +12,6 @@ import (
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
-	"github.com/hashicorp/golang-lru/v2/simplelru"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -21,7 +20,7 @@ import (
 )
 
 const (
-	// maxIndexed bounds the keys that a process knows of, at about 50 bytes
+	// maxIndexed bounds the keys that a process knows of, at about 40 bytes
 	// each. Past it, a key that is not known is looked up in the bucket.
 	maxIndexed = 1 << 20
 	// firstPoll is how often the bucket is asked what it has evicted.
@@ -31,8 +30,17 @@ const (
 	pendingPuts = 1024
 	// headerRoom is what of a message's limit is left for its headers.
 	headerRoom = 1024
-	// maxLocal bounds the number of entries in memory; their bytes are bounded by local_size.
-	maxLocal = 1 << 20
+	// A bucket that is fuller than this drops its oldest entries soon: those of
+	// them that are used are written again, if they are among its oldest tenth.
+	nearlyFull  = 0.9
+	oldestShare = 10
+)
+
+// What the cache counts besides lookups.
+const (
+	CountDamaged  = "damaged"
+	CountTooLarge = "too_large"
+	CountSynced   = "synced" // an entry that the reconcile pass put right
 )
 
 // Entry is a cached answer.
@@ -62,15 +70,15 @@ type Cache struct {
 	stop   func()
 
 	mu       sync.Mutex
-	local    *simplelru.LRU[string, localEntry]
-	bytes    int64
-	maxBytes int64
+	local    *memory
 	index    map[indexKey]uint64 // revision by key
 	overflow bool                // some keys are not in the index
 	stale    bool                // the watch lost the server: ask the bucket
 	seen     uint64              // the last revision that the watch brought
 
 	first atomic.Uint64 // the bucket's first sequence: what is below was evicted
+	aging atomic.Uint64 // what is below will be evicted soon
+	count func(result string)
 	puts  chan put
 	done  sync.WaitGroup
 
@@ -83,11 +91,6 @@ type waiting struct {
 	waiters int
 }
 
-type localEntry struct {
-	Entry
-	revision uint64
-}
-
 type put struct {
 	key    string
 	entry  Entry
@@ -95,15 +98,17 @@ type put struct {
 	stored func()
 }
 
-type indexKey [16]byte
+// indexKey stands for a key in the index. Two keys that share one, of a million
+// with a probability of one in thirty million, cost a read or a call more.
+type indexKey uint64
 
-func hashKey(key string) indexKey {
-	sum := sha256.Sum256([]byte(key))
-	return indexKey(sum[:16])
-}
+var indexSeed = maphash.MakeSeed()
 
-// NewCache opens the bucket and follows it until Close.
-func NewCache(ctx context.Context, nc *nats.Conn, l Layout, localBytes int64) (*Cache, error) {
+func hashKey(key string) indexKey { return indexKey(maphash.String(indexSeed, key)) }
+
+// NewCache opens the bucket and follows it until Close. count is told of
+// entries that are damaged or too large to be kept.
+func NewCache(ctx context.Context, nc *nats.Conn, l Layout, cfg CacheConfig, count func(result string)) (*Cache, error) {
 	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(pendingPuts), jetstream.WithPublishAsyncTimeout(10*time.Second))
 	if err != nil {
 		return nil, fmt.Errorf("opening JetStream: %w", err)
@@ -113,12 +118,8 @@ func NewCache(ctx context.Context, nc *nats.Conn, l Layout, localBytes int64) (*
 		return nil, err
 	}
 	c := &Cache{
-		nc: nc, js: js, get: get, bucket: l.Bucket(BucketCache), maxBytes: localBytes,
+		nc: nc, js: js, get: get, bucket: l.Bucket(BucketCache), local: newMemory(cfg), count: count,
 		index: map[indexKey]uint64{}, puts: make(chan put, pendingPuts), waiting: map[string]*waiting{},
-	}
-	c.local, err = simplelru.NewLRU(maxLocal, func(_ string, e localEntry) { c.bytes -= size(e.Entry) })
-	if err != nil {
-		return nil, err
 	}
 	stopWatch, err := jsx.Watch(ctx, js, jsx.WatchConfig{
 		Bucket: c.bucket, HeadersOnly: true, Apply: c.apply, Lost: func(error) { c.setStale(true) },
@@ -130,6 +131,7 @@ func NewCache(ctx context.Context, nc *nats.Conn, l Layout, localBytes int64) (*
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	c.done.Go(func() { c.pollFirst(background) })
 	c.done.Go(c.keepPuts)
+	c.done.Go(func() { c.syncEvery(background, cfg.SyncInterval.Std()) })
 	c.stop = sync.OnceFunc(func() {
 		stopWatch()
 		cancel()
@@ -142,8 +144,6 @@ func NewCache(ctx context.Context, nc *nats.Conn, l Layout, localBytes int64) (*
 
 // Close ends the watch. Put must not be called any more.
 func (c *Cache) Close() { c.stop() }
-
-func size(e Entry) int64 { return int64(len(e.Answer)) + 256 }
 
 func (c *Cache) subject(key string) string { return "$KV." + c.bucket + "." + key }
 
@@ -165,7 +165,7 @@ func (c *Cache) apply(e jsx.Entry) {
 	}
 	if e.Deleted {
 		delete(c.index, k)
-		c.local.Remove(e.Key)
+		c.local.remove(e.Key)
 		return
 	}
 	if _, known := c.index[k]; !known && len(c.index) >= maxIndexed {
@@ -173,8 +173,8 @@ func (c *Cache) apply(e jsx.Entry) {
 		return
 	}
 	c.index[k] = e.Revision
-	if have, ok := c.local.Peek(e.Key); ok && have.revision != e.Revision {
-		c.local.Remove(e.Key)
+	if have := c.local.entries[e.Key]; have != nil && have.revision != e.Revision {
+		c.local.remove(e.Key)
 	}
 }
 
@@ -183,19 +183,26 @@ func (c *Cache) apply(e jsx.Entry) {
 // that fails those are misses.
 func (c *Cache) Get(ctx context.Context, keys []string) map[string]Entry {
 	found := make(map[string]Entry)
-	var ask []string
+	var ask, again []string
 	now := time.Now().UnixMilli()
 	c.mu.Lock()
 	for _, key := range keys {
 		entry, inBucket := c.lookup(key)
 		switch {
 		case entry != nil && int64(entry.Expires) > now:
-			found[key] = *entry
+			found[key] = entry.Entry
+			if entry.revision < c.aging.Load() && !entry.again {
+				entry.again = true
+				again = append(again, key)
+			}
 		case entry == nil && inBucket:
 			ask = append(ask, c.subject(key))
 		}
 	}
 	c.mu.Unlock()
+	for _, key := range again {
+		c.store(key, found[key], nil)
+	}
 	if len(ask) == 0 {
 		return found
 	}
@@ -206,7 +213,7 @@ func (c *Cache) Get(ctx context.Context, keys []string) map[string]Entry {
 	}
 	for subject, m := range stored {
 		key := subject[len(c.subject("")):]
-		if entry, ok := readEntry(m); ok && int64(entry.Expires) > now {
+		if entry, ok := c.readEntry(m); ok && int64(entry.Expires) > now {
 			found[key] = entry
 			c.keep(key, entry, m.Sequence)
 		}
@@ -215,42 +222,39 @@ func (c *Cache) Get(ctx context.Context, keys []string) map[string]Entry {
 }
 
 // lookup finds a key in memory; else it says whether the bucket may have it.
-func (c *Cache) lookup(key string) (entry *Entry, inBucket bool) {
-	revision, indexed := c.index[hashKey(key)]
+func (c *Cache) lookup(key string) (entry *localEntry, inBucket bool) {
+	hash := hashKey(key)
+	revision, indexed := c.index[hash]
 	if indexed && revision < c.first.Load() {
 		indexed = false // evicted
 	}
-	if have, ok := c.local.Get(key); ok && !c.stale {
+	if have := c.local.get(key, hash); have != nil && !c.stale {
 		if indexed && have.revision == revision || !indexed && have.revision > c.seen {
-			return &have.Entry, true
+			return have, true
 		}
-		c.local.Remove(key)
+		c.local.remove(key)
 	}
 	return nil, indexed || c.overflow || c.stale
 }
 
 // readEntry decodes a stored entry. One that is deleted or damaged is a miss.
-func readEntry(m jsx.Stored) (Entry, bool) {
+func (c *Cache) readEntry(m jsx.Stored) (Entry, bool) {
+	if m.Header.Get("KV-Operation") != "" || m.Header.Get("Nats-Marker-Reason") != "" {
+		return Entry{}, false
+	}
 	var entry Entry
-	if m.Header.Get("KV-Operation") != "" || m.Header.Get("Nats-Marker-Reason") != "" || json.Unmarshal(m.Data, &entry) != nil || len(entry.Answer) == 0 {
+	if json.Unmarshal(m.Data, &entry) != nil || len(entry.Answer) == 0 || entry.Answer[0] != '{' {
+		c.count(CountDamaged)
 		return Entry{}, false
 	}
 	return entry, true
 }
 
-// keep puts an entry into memory, the least recently used ones making room.
+// keep puts an entry into memory.
 func (c *Cache) keep(key string, entry Entry, revision uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if size(entry) > c.maxBytes {
-		return
-	}
-	c.local.Remove(key)
-	c.local.Add(key, localEntry{entry, revision})
-	c.bytes += size(entry)
-	for c.bytes > c.maxBytes {
-		c.local.RemoveOldest()
-	}
+	c.local.put(key, hashKey(key), entry, revision)
 }
 
 // Changed gives a channel that is closed when the key gets an entry, from now
@@ -279,7 +283,7 @@ func (c *Cache) GetNow(ctx context.Context, key string) (Entry, bool, error) {
 	if err != nil || !found {
 		return Entry{}, false, err
 	}
-	entry, ok := readEntry(m)
+	entry, ok := c.readEntry(m)
 	return entry, ok && int64(entry.Expires) > time.Now().UnixMilli(), nil
 }
 
@@ -287,22 +291,31 @@ func (c *Cache) GetNow(ctx context.Context, key string) (Entry, bool, error) {
 // is no more than a later miss. stored, if not nil, is called once the write is
 // certain or has failed.
 func (c *Cache) Put(key string, entry Entry, ttl time.Duration, stored func()) {
+	now := time.Now()
+	entry.Made, entry.Expires = schemas.ToMillis(now), schemas.ToMillis(now.Add(max(ttl, time.Second)))
+	c.store(key, entry, stored)
+}
+
+// store writes an entry that knows when it expires.
+func (c *Cache) store(key string, entry Entry, stored func()) {
 	if stored == nil {
 		stored = func() {}
 	}
-	if !c.put(key, entry, ttl, stored) {
+	if !c.publish(key, entry, stored) {
 		stored()
 	}
 }
 
-func (c *Cache) put(key string, entry Entry, ttl time.Duration, stored func()) bool {
-	ttl = max(ttl.Truncate(time.Second), time.Second)
-	now := time.Now()
-	entry.Made, entry.Expires = schemas.ToMillis(now), schemas.ToMillis(now.Add(ttl))
+func (c *Cache) publish(key string, entry Entry, stored func()) bool {
 	value, err := json.Marshal(&entry)
-	if err != nil || int64(len(value)) > c.nc.MaxPayload()-headerRoom {
+	if err != nil {
 		return false
 	}
+	if int64(len(value)) > c.nc.MaxPayload()-headerRoom {
+		c.count(CountTooLarge)
+		return false
+	}
+	ttl := max(time.Until(entry.Expires.Time()).Round(time.Second), time.Second)
 	future, err := c.js.PublishMsgAsync(&nats.Msg{
 		Subject: c.subject(key), Data: value,
 		Header: nats.Header{"Nats-TTL": []string{strconv.Itoa(int(ttl/time.Second)) + "s"}},
@@ -363,7 +376,13 @@ func (c *Cache) readFirst(ctx context.Context) {
 	if err != nil {
 		return
 	}
-	state := stream.CachedInfo().State
+	info := stream.CachedInfo()
+	state := info.State
+	if float64(state.Bytes) > nearlyFull*float64(info.Config.MaxBytes) {
+		c.aging.Store(state.FirstSeq + (state.LastSeq-state.FirstSeq)/oldestShare)
+	} else {
+		c.aging.Store(0)
+	}
 	before := c.first.Swap(state.FirstSeq)
 	if state.FirstSeq <= before {
 		return

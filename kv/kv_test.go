@@ -13,6 +13,7 @@ import (
 	"go.uber.org/goleak"
 
 	"github.com/adpa/processor/internal/natstest"
+	"github.com/adpa/processor/internal/units"
 )
 
 func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
@@ -70,13 +71,15 @@ func TestFindReadsManyAtOnce(t *testing.T) {
 }
 
 func newCache(t *testing.T, nc *nats.Conn, localBytes int64) *Cache {
-	c, err := NewCache(t.Context(), nc, layout(), localBytes)
+	cfg := DefaultCache()
+	cfg.LocalSize = units.Bytes(localBytes)
+	c, err := NewCache(t.Context(), nc, layout(), cfg, func(string) {})
 	require.NoError(t, err)
 	t.Cleanup(c.Close)
 	return c
 }
 
-func entry(text string) Entry { return Entry{Model: "m", Answer: []byte(`"` + text + `"`)} }
+func entry(text string) Entry { return Entry{Model: "m", Answer: []byte(`{"text":"` + text + `"}`)} }
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
@@ -96,7 +99,7 @@ func TestCacheIsInStepOverReplicas(t *testing.T) {
 
 	one.Put("acme.k", entry("b"), time.Hour, nil)
 	eventually(t, "a new value replaces it", func() bool {
-		return string(two.Get(t.Context(), []string{"acme.k"})["acme.k"].Answer) == `"b"`
+		return string(two.Get(t.Context(), []string{"acme.k"})["acme.k"].Answer) == `{"text":"b"}`
 	})
 	require.NoError(t, two.Delete(t.Context(), "acme.k"))
 	eventually(t, "a delete reaches the other", func() bool { return !one.has("acme.k") })
@@ -144,18 +147,8 @@ func TestCacheMemoryIsBounded(t *testing.T) {
 	eventually(t, "stored", func() bool { return c.has("acme.k99") })
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	require.LessOrEqual(t, c.bytes, int64(50_000))
-	require.Less(t, c.local.Len(), 30)
-}
-
-func TestPoisonedEntriesAreMisses(t *testing.T) {
-	nc, js := open(t)
-	c := newCache(t, nc, 1<<20)
-	_, err := js.Publish(t.Context(), "$KV.llm_cache.acme.k", []byte("what is this"))
-	require.NoError(t, err)
-	require.False(t, c.has("acme.k"))
-	time.Sleep(20 * time.Millisecond)
-	require.False(t, c.has("acme.k"))
+	require.LessOrEqual(t, c.local.policy.Bytes(), int64(50_000))
+	require.Less(t, len(c.local.entries), 30)
 }
 
 func TestCancelledReachesEveryReplica(t *testing.T) {

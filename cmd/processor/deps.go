@@ -127,7 +127,7 @@ func (d *deps) openBuckets(ctx context.Context) (err error) {
 		return err
 	}
 	d.closers = append(d.closers, d.answers.Close)
-	if d.cache, err = kv.NewCache(ctx, d.nc, layout, int64(d.cfg.Cache.LocalSize)); err != nil {
+	if d.cache, err = kv.NewCache(ctx, d.nc, layout, d.cfg.Cache, d.metrics.cacheResult); err != nil {
 		return err
 	}
 	d.closers = append(d.closers, d.cache.Close)

@@ -63,12 +63,9 @@ func (m *means) add(item Item) {
 
 // NewAdaptive makes an adaptive policy for so many bytes.
 func NewAdaptive[K comparable](capacity int64, metrics Metrics) *Adaptive[K] {
-	a := &Adaptive[K]{capacity: capacity, metrics: metrics, every: sampling, name: NameARC}
+	a := &Adaptive[K]{capacity: capacity, metrics: metrics, every: sampling, name: NameGDSF}
 	if capacity < smallCache*typicalBytes {
 		a.every = samplingSmall
-	}
-	if metrics.Cost || metrics.Latency {
-		a.name = NameGDSF
 	}
 	for _, name := range Names {
 		a.shadows = append(a.shadows, &shadow{name: name, policy: New[uint64](name, capacity/int64(a.every), a.worth)})
