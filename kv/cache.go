@@ -343,15 +343,32 @@ func (c *Cache) keepPuts() {
 	}
 }
 
-// Delete removes a key, for every replica.
+// Delete removes a key, for every replica; for this one at once.
 func (c *Cache) Delete(ctx context.Context, key string) error {
-	m := &nats.Msg{Subject: c.subject(key), Header: nats.Header{
-		"KV-Operation": []string{"PURGE"}, "Nats-Rollup": []string{"sub"}, "Nats-TTL": []string{"1h"},
-	}}
-	if _, err := c.js.PublishMsg(ctx, m); err != nil {
+	if _, err := c.js.PublishMsg(ctx, c.deletion(key)); err != nil {
 		return fmt.Errorf("deleting %s from the cache: %w", key, err)
 	}
+	c.dropLocal(key)
 	return nil
+}
+
+// Drop is Delete without waiting: one that is lost leaves the entry until it expires.
+func (c *Cache) Drop(key string) {
+	_ = c.nc.PublishMsg(c.deletion(key))
+	c.dropLocal(key)
+}
+
+func (c *Cache) deletion(key string) *nats.Msg {
+	return &nats.Msg{Subject: c.subject(key), Header: nats.Header{
+		"KV-Operation": []string{"PURGE"}, "Nats-Rollup": []string{"sub"}, "Nats-TTL": []string{"1h"},
+	}}
+}
+
+func (c *Cache) dropLocal(key string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	delete(c.index, hashKey(key))
+	c.local.remove(key)
 }
 
 // pollFirst learns what the bucket has evicted: it drops its oldest entries

@@ -2,7 +2,10 @@ package main
 
 import (
 	"context"
+	"slices"
 	"time"
+
+	"github.com/go-json-experiment/json"
 
 	"github.com/adpa/processor/kv"
 	"github.com/adpa/processor/stages"
@@ -18,27 +21,69 @@ func (d *deps) cacheConfig() cache.Config {
 	return cache.Config{Enabled: d.cfg.Cache.Enabled, MaxTemperature: d.cfg.Cache.MaxTemperature}
 }
 
-// remember keeps a new answer for equal requests.
+// remember keeps a new answer for equal requests; one that is not to be kept
+// for later ones is there in passing, for those that wait for it.
 func (d *deps) remember(r *stages.Request, record generate.Record, kept func()) {
 	d.metrics.paid(record.Model, record.Usage, record.CostUSD, r.Tokens.Saved)
 	if r.Cache == cache.Off || r.Fingerprint == "" {
 		kept()
 		return
 	}
-	d.cache.Put(cache.Key(r), kv.Entry{
+	entry := kv.Entry{
 		Model: record.Model, Provider: record.Provider, Usage: record.Usage, CostUSD: record.CostUSD,
 		Answer: record.Answer, Request: r.Key(),
-	}, cache.TTL(r, d.cfg.Cache.TTL.Std()), kept)
-}
-
-// forget removes an answer that must not be used again.
-func (d *deps) forget(r *stages.Request) {
-	if r.Fingerprint == "" || r.Cache == cache.Off {
+	}
+	allowed := d.cfg.Cache.Providers
+	if len(allowed) > 0 && !slices.Contains(allowed, record.Provider) || !askedFor(r) && cutOff(record.Answer) {
+		d.pass(r, entry, kept)
 		return
 	}
-	ctx, cancel := context.WithTimeout(context.Background(), 5*time.Second)
-	defer cancel()
-	_ = d.cache.Delete(ctx, cache.Key(r)) // it expires anyway
+	d.cache.Put(cache.Key(r), entry, cache.TTL(r, d.cfg.Cache.TTL.Std()), kept)
+}
+
+func (d *deps) pass(r *stages.Request, entry kv.Entry, kept func()) {
+	entry.Passing = true
+	d.cache.Put(cache.Key(r), entry, passingTTL, kept)
+}
+
+// askedFor reports whether a request says itself that its answer is to be
+// cached: then it is, whatever it is like.
+func askedFor(r *stages.Request) bool {
+	c := r.Asked().Cache
+	return c != nil && c.Mode == "on"
+}
+
+// cutOff reports whether an answer ended before it was complete.
+func cutOff(answer []byte) bool {
+	var body struct {
+		Choices []struct {
+			FinishReason string `json:"finish_reason"`
+		} `json:"choices"`
+	}
+	if json.Unmarshal(answer, &body) != nil {
+		return true
+	}
+	for _, c := range body.Choices {
+		if c.FinishReason == "length" || c.FinishReason == "content_filter" {
+			return true
+		}
+	}
+	return false
+}
+
+// forget takes an answer that is not good enough for later requests out of the
+// cache. Those that wait for it in other processes still find it for a while.
+func (d *deps) forget(r *stages.Request) {
+	switch {
+	case r.Fingerprint == "" || askedFor(r):
+	case r.Cache == cache.Miss:
+		d.pass(r, kv.Entry{
+			Model: r.Selected.Model, Provider: r.Selected.Provider, Usage: r.Usage, CostUSD: r.CostUSD,
+			Answer: r.Answer, Request: r.Key(),
+		}, nil)
+	case r.Cache == cache.Hit:
+		d.cache.Drop(cache.Key(r))
+	}
 }
 
 // cached is the cache as the cache stage sees it.
