@@ -11,9 +11,11 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"github.com/adpa/processor/internal/calibration"
 	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/internal/fakellm"
 	"github.com/adpa/processor/internal/natstest"
+	"github.com/adpa/processor/internal/tokens"
 	"github.com/adpa/processor/kv/budget"
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages/generate"
@@ -369,4 +371,45 @@ func TestResponsesThatAreNotWholeLowerNothing(t *testing.T) {
 	require.NoError(t, responses.DeleteMsg(t.Context(), 3)) // as somebody does
 	_, partial = since()
 	require.Contains(t, partial, "deleted")
+}
+
+// TestCalibrationPredictsWhatIsBilled has a model whose tokenizer differs by 17%
+// from the one before the calibration, over the whole pipeline.
+func TestCalibrationPredictsWhatIsBilled(t *testing.T) {
+	counter, err := tokens.NewCounter(nil)
+	require.NoError(t, err)
+	count := func(body []byte) int {
+		n, err := counter.Chat("gpt-4o", body)
+		require.NoError(t, err)
+		return n.Total()
+	}
+	upstream := fakellm.Config{Respond: func(c fakellm.Call) *fakellm.Step {
+		noise := 0.95 + 0.1*float64(c.Number*7%11)/10 // a request differs by up to 5% more
+		prompt := int(1.17 * noise * float64(count(c.Body)))
+		return &fakellm.Step{Body: fmt.Sprintf(`{"id":"x","object":"chat.completion","model":"gpt-4o","choices":[{"index":0,"finish_reason":"stop",
+			"message":{"role":"assistant","content":"yes"}}],"usage":{"prompt_tokens":%d,"completion_tokens":5,"total_tokens":%d}}`, prompt, prompt+5)}
+	}}
+	b := newBudgeted(t, upstream, nil, func(c *budget.Config) { c.DailyLimit = 10_000_000 })
+	ask := func(from, to int) (counted, billed int) {
+		for i := from; i < to; i++ {
+			id := fmt.Sprintf("r%d", i)
+			body := bounded(strings.Repeat(fmt.Sprintf("Line %d of a text that has some length. ", i), 5+i%40), 50)
+			b.publish(id, body)
+			counted, billed = counted+count([]byte(body)), billed+b.await(id).Usage.PromptTokens
+		}
+		return counted, billed
+	}
+	ask(0, 50)
+	shared, err := calibration.Open(t.Context(), b.js, "llm_models")
+	require.NoError(t, err)
+	t.Cleanup(shared.Close)
+	mean, high := 0.0, 0.0
+	require.Eventually(t, func() bool {
+		mean, high = shared.Factors("fake", "gpt-4o")
+		return mean > 1.1
+	}, 10*time.Second, 10*time.Millisecond, "what was learnt reaches another process")
+	counted, billed := ask(50, 100)
+	require.InDelta(t, 1, mean*float64(counted)/float64(billed), 0.03)
+	require.Greater(t, high, 1.17*1.05, "hardly any request is billed above")
+	require.Less(t, high, 1.17*1.05*1.1)
 }
