@@ -125,6 +125,7 @@ const (
 	ActionWait                   // not its turn yet; the same stage tries again later, and that is no failure
 	ActionReject                 // cannot be answered: an error response and a dead letter
 	ActionTogether               // on to the next stage, in one message with others
+	ActionDone                   // done before: nothing is published
 )
 
 // Verdict is what a stage decided.
@@ -159,6 +160,9 @@ func Fail(err error) Verdict { return Verdict{Action: ActionFail, Err: err} }
 
 // Reply ends the request with a response that is there already.
 func Reply(response []byte) Verdict { return Verdict{Action: ActionReply, Response: response} }
+
+// Done ends a request that was answered before: whoever asked has its answer.
+func Done() Verdict { return Verdict{Action: ActionDone} }
 
 // Retry has the same stage try again after the given time, or the runner's
 // growing delay if that is 0. It counts as a failure: past max_deliver failures
@@ -197,6 +201,8 @@ func (a Action) String() string {
 		return "reject"
 	case ActionTogether:
 		return "continue"
+	case ActionDone:
+		return "done"
 	}
 	return fmt.Sprintf("action(%d)", int(a))
 }

@@ -95,7 +95,7 @@ func (c *Client) Publish(ctx context.Context, m Message) (id string, err error) 
 		return "", err
 	}
 	for failures := 1; ; failures++ {
-		ack, err := c.js.PublishMsg(ctx, msg)
+		ack, err := c.publishOnce(ctx, msg)
 		switch {
 		case err == nil && ack.Duplicate:
 			return "", ErrNotAccepted
@@ -113,6 +113,16 @@ func (c *Client) Publish(ctx context.Context, m Message) (id string, err error) 
 			return "", fmt.Errorf("publishing the request: %w", noStreams(err))
 		}
 	}
+}
+
+// publishTimeout bounds one attempt: an acknowledgement that was lost with its
+// server never comes.
+const publishTimeout = 5 * time.Second
+
+func (c *Client) publishOnce(ctx context.Context, m *nats.Msg) (*jetstream.PubAck, error) {
+	ctx, cancel := context.WithTimeout(ctx, publishTimeout)
+	defer cancel()
+	return c.js.PublishMsg(ctx, m)
 }
 
 func (c *Client) message(m Message) (*nats.Msg, error) {

@@ -2,6 +2,7 @@ package streams
 
 import (
 	"context"
+	"strconv"
 
 	"github.com/adpa/processor/internal/jsx"
 	"github.com/adpa/processor/schemas"
@@ -31,17 +32,21 @@ func (r *Runner) door(ctx context.Context, requests []*stages.Request) []stages.
 	}
 	for i, request := range requests {
 		if m, ok := stored[r.names.Response(request.Tenant, request.ID)]; ok {
-			verdicts[i] = stages.Reply(answerAgain(request, m))
+			verdicts[i] = answerAgain(request, m)
 		}
 	}
 	return verdicts
 }
 
-// answerAgain gives the stored response to a request under the same id, marked
-// if it is that of another body.
-func answerAgain(request *stages.Request, stored jsx.Stored) []byte {
-	if hash := stored.Header.Get(HeaderBody); hash != "" && hash != request.BodyHash {
-		return schemas.WithConflict(stored.Data)
+// answerAgain gives the stored response to another request under the same id,
+// marked if it is that of another body. The stream refuses it, but who waits on
+// the subject gets it. A redelivery of the request that was answered is done.
+func answerAgain(request *stages.Request, stored jsx.Stored) stages.Verdict {
+	if stored.Header.Get(HeaderSequence) == strconv.FormatUint(request.Sequence, 10) {
+		return stages.Done()
 	}
-	return stored.Data
+	if hash := stored.Header.Get(HeaderBody); hash != "" && hash != request.BodyHash {
+		return stages.Reply(schemas.WithConflict(stored.Data))
+	}
+	return stages.Reply(stored.Data)
 }

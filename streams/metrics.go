@@ -68,7 +68,7 @@ func NewMetrics() *Metrics {
 func (m *Metrics) prepare() {
 	for _, stage := range stages.Names {
 		m.byOutcome[stage] = map[stages.Action]prometheus.Counter{}
-		for a := stages.ActionContinue; a <= stages.ActionTogether; a++ {
+		for a := stages.ActionContinue; a <= stages.ActionDone; a++ {
 			m.byOutcome[stage][a] = m.requests.WithLabelValues(stage, a.String())
 		}
 		m.byStage[stage] = m.duration.WithLabelValues(stage)

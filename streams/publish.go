@@ -101,7 +101,7 @@ func (r *Runner) publishAll(ctx context.Context, list []outcome, awaiting chan<-
 		switch {
 		case o.tries > 0: // the same messages again
 		case replies(o.verdict) && stored[r.responseSubject(o.item)]:
-			o.verdict = stages.Verdict{Action: actionDone}
+			o.verdict = stages.Done()
 		default:
 			o.messages = r.build(&o)
 		}
@@ -116,9 +116,6 @@ func (r *Runner) publishAll(ctx context.Context, list []outcome, awaiting chan<-
 		}
 	}
 }
-
-// actionDone settles a request for which nothing is left to publish.
-const actionDone stages.Action = -1
 
 // replies reports whether a verdict makes a new response.
 func replies(v stages.Verdict) bool {
@@ -422,5 +419,6 @@ func (r *Runner) response(it *item, body []byte) *nats.Msg {
 	return &nats.Msg{Subject: r.responseSubject(it), Data: body, Header: nats.Header{
 		jetstream.ExpectedLastSubjSeqHeader: []string{"0"},
 		HeaderBody:                          []string{it.request.BodyHash},
+		HeaderSequence:                      []string{strconv.FormatUint(it.request.Sequence, 10)},
 	}}
 }

@@ -227,11 +227,16 @@ func failures(request *stages.Request) int {
 	return n
 }
 
+// recordedTimeout bounds the read of one recorded answer.
+const recordedTimeout = 5 * time.Second
+
 func (r *Runner) fetchAnswer(request *stages.Request) error {
 	if r.cfg.Recorded == nil {
 		return fmt.Errorf("the answer of request %s travels apart and there is no record of it", request.ID)
 	}
-	answer, err := r.cfg.Recorded(context.Background(), request.RecordKey())
+	ctx, cancel := context.WithTimeout(context.Background(), recordedTimeout)
+	defer cancel()
+	answer, err := r.cfg.Recorded(ctx, request.RecordKey())
 	if err != nil {
 		return fmt.Errorf("reading the recorded answer: %w", err)
 	}

@@ -128,7 +128,7 @@ func (s *Stage) Run(ctx context.Context, requests []*stages.Request, decide stag
 func (s *Stage) decidePast(ctx context.Context, r *stages.Request, past Past, decide stages.Decide) bool {
 	switch {
 	case past.Response != nil:
-		decide(r, stages.Reply(past.Response))
+		decide(r, stages.Done())
 	case past.Paid != nil:
 		s.settle(ctx, r, *past.Paid) // whoever recorded it may have died before
 		use(r, *past.Paid)
