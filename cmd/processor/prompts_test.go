@@ -198,7 +198,7 @@ func TestTemplates(t *testing.T) {
 		if strings.Contains(p.await(id).raw, `"template":"greet@2"`) {
 			break
 		}
-		require.Less(t, time.Since(changed), time.Second)
+		require.Less(t, time.Since(changed), 10*time.Second) // a second on a machine that has nothing else to do
 	}
 	p.publish("pinned", `{"processor":{"template":"greet@1","variables":{"name":"Ada"}}}`)
 	require.Contains(t, p.await("pinned").raw, `"template":"greet@1"`)

@@ -139,6 +139,8 @@ func startTLS(t *testing.T, fake *fakellm.Fake, streams int, cfg providers.Confi
 func TestHTTP2SharesConnections(t *testing.T) {
 	fake := fakellm.NewFake(fakellm.Config{Latency: time.Millisecond})
 	_, p := startTLS(t, fake, 100, providers.Config{})
+	_, err := p.Generate(context.Background(), chat) // the others find its connection open
+	require.NoError(t, err)
 	require.NoError(t, run(p, 1000, 32))
 	require.LessOrEqual(t, p.(providers.Pooled).Stats().Opened, int64(4), "calls share connections")
 	require.Greater(t, fake.Stats().HighWater, int64(16))

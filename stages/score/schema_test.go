@@ -144,7 +144,7 @@ func TestHostileSchemas(t *testing.T) {
 			require.Contains(t, r.Reason, c.reason)
 			require.Equal(t, !strings.HasPrefix(r.Reason, "not checked"), r.Has(Schema), "an unusable schema is not the answer's fault")
 			// Generous: it is a matter of milliseconds against hours.
-			require.Less(t, time.Since(start), 5*time.Second)
+			require.Less(t, time.Since(start), time.Minute)
 		})
 	}
 }
@@ -156,5 +156,5 @@ func TestHeavyPatternIsBounded(t *testing.T) {
 	r, err := s.Score(askFor(`"x": 1`), reply(`"`+strings.Repeat("ab", 400_000)+`"`, "stop"), Options{Schema: []byte(schema)})
 	require.NoError(t, err)
 	require.True(t, r.Has(Schema))
-	require.Less(t, time.Since(start), 10*time.Second)
+	require.Less(t, time.Since(start), time.Minute)
 }

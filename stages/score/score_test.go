@@ -324,7 +324,7 @@ func TestHostileContent(t *testing.T) {
 			_, err = s.Score(askWith(text, text), reply(text, ""), Options{})
 			require.NoError(t, err)
 			// Either takes tens of milliseconds; what this catches takes minutes.
-			require.Less(t, time.Since(start), 5*time.Second)
+			require.Less(t, time.Since(start), time.Minute)
 		})
 	}
 }

@@ -68,7 +68,7 @@ func TestRepairIsBounded(t *testing.T) {
 	} {
 		start := time.Now()
 		Repair([]byte(text))
-		require.Less(t, time.Since(start), 5*time.Second, name) // milliseconds against hours
+		require.Less(t, time.Since(start), time.Minute, name) // milliseconds against hours
 	}
 }
 
