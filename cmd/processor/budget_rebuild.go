@@ -84,6 +84,10 @@ type storedSpend struct {
 // cannot be relied on, so that nothing is lowered.
 func (s *storedSpend) completeSince(ctx context.Context) (time.Time, error) {
 	now := time.Now()
+	first, err := s.first(ctx)
+	if err != nil {
+		return time.Time{}, err
+	}
 	waiting, err := s.underWay(ctx)
 	if err != nil {
 		return time.Time{}, err
@@ -107,10 +111,22 @@ func (s *storedSpend) completeSince(ctx context.Context) (time.Time, error) {
 		return now, nil
 	case state.FirstSeq > 1:
 		return state.FirstTime, nil
-	case responses.Created.After(ledger.Created):
-		return responses.Created, nil
+	case responses.Created.After(first.Created) || responses.Created.Sub(ledger.Created) > provisioning:
+		return responses.Created, nil // they were made anew
 	}
 	return time.Time{}, nil
+}
+
+// provisioning is how long it takes at most to set up everything. The consumer
+// of requests comes last, so that nothing is charged before there are responses.
+const provisioning = time.Minute
+
+// noStreams says of a stream or consumer that is missing that nothing was set up.
+func noStreams(err error) error {
+	if errors.Is(err, jetstream.ErrStreamNotFound) || errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return streams.ErrNoStreams
+	}
+	return err
 }
 
 // underWay counts the requests without a stored response: what they have paid
@@ -128,21 +144,26 @@ func (s *storedSpend) underWay(ctx context.Context) (n uint64, err error) {
 		}
 		n += info.State.Msgs
 	}
-	first, err := s.js.Consumer(ctx, s.names.Requests(), stages.Compress)
+	first, err := s.first(ctx)
 	if err != nil {
-		return 0, fmt.Errorf("reading what waits for %s: %w", stages.Compress, err)
+		return 0, err
 	}
-	info := first.CachedInfo()
-	return n + info.NumPending + uint64(info.NumAckPending), nil
+	return n + first.NumPending + uint64(first.NumAckPending), nil
+}
+
+// first gives the state of the consumer of requests.
+func (s *storedSpend) first(ctx context.Context) (*jetstream.ConsumerInfo, error) {
+	consumer, err := s.js.Consumer(ctx, s.names.Requests(), stages.Compress)
+	if err != nil {
+		return nil, fmt.Errorf("reading what waits for %s: %w", stages.Compress, noStreams(err))
+	}
+	return consumer.CachedInfo(), nil
 }
 
 func (s *storedSpend) stream(ctx context.Context, name string) (*jetstream.StreamInfo, error) {
 	stream, err := s.js.Stream(ctx, name)
-	if errors.Is(err, jetstream.ErrStreamNotFound) {
-		return nil, fmt.Errorf("reading stream %s: %w", name, streams.ErrNoStreams)
-	}
 	if err != nil {
-		return nil, fmt.Errorf("reading stream %s: %w", name, err)
+		return nil, fmt.Errorf("reading stream %s: %w", name, noStreams(err))
 	}
 	return stream.CachedInfo(), nil
 }
