@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"strconv"
 	"strings"
 
 	"github.com/goccy/go-yaml"
@@ -234,7 +235,7 @@ func child(node ast.Node, name string) ast.Node {
 		}
 	case *ast.SequenceNode:
 		for i, v := range n.Values {
-			if fmt.Sprint(i) == name {
+			if strconv.Itoa(i) == name {
 				return v
 			}
 		}

@@ -6,6 +6,7 @@ package fakellm
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net"
 	"net/http"
 	"sync"
@@ -196,11 +197,7 @@ func (f *Fake) Stats() Stats {
 func (f *Fake) Counts() map[string]int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	out := make(map[string]int, len(f.counts))
-	for key, n := range f.counts {
-		out[key] = n
-	}
-	return out
+	return maps.Clone(f.counts)
 }
 
 // count notes a call's key. Past the bound only keys that are known are counted.

@@ -171,13 +171,13 @@ func TestCloseEndsWhatHangs(t *testing.T) {
 	s := fakellm.New(fakellm.Config{Script: []*fakellm.Step{{Hang: true}}})
 	client := &http.Client{Transport: &http.Transport{}}
 	defer client.CloseIdleConnections()
-	done := make(chan error, 1)
+	done := make(chan struct{})
 	go func() {
+		defer close(done)
 		response, err := client.Post(s.URL+"/v1/chat/completions", "application/json", strings.NewReader("{}"))
 		if err == nil {
 			_ = response.Body.Close()
 		}
-		done <- err
 	}()
 	require.Eventually(t, func() bool { return s.Stats().InFlight == 1 }, 5*time.Second, time.Millisecond)
 	s.Close()

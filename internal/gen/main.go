@@ -5,9 +5,11 @@ package main
 
 import (
 	"bytes"
+	"context"
 	"errors"
 	"flag"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"os/exec"
@@ -18,18 +20,19 @@ import (
 func main() {
 	check := flag.Bool("check", false, "fail where a file is stale, and write nothing")
 	flag.Parse()
-	if err := run(*check); err != nil {
+	if err := run(context.Background(), os.Stdout, *check); err != nil {
 		fmt.Fprintln(os.Stderr, "error:", err)
 		os.Exit(1)
 	}
 }
 
-func run(check bool) error {
+// run writes the stale files and lists them to w.
+func run(ctx context.Context, w io.Writer, check bool) error {
 	root, err := moduleRoot()
 	if err != nil {
 		return err
 	}
-	files, err := generate(root)
+	files, err := generate(ctx, root)
 	if err != nil {
 		return err
 	}
@@ -45,13 +48,13 @@ func run(check bool) error {
 		if err := os.WriteFile(path, files[name], 0o644); err != nil {
 			return fmt.Errorf("writing %s: %w", name, err)
 		}
-		fmt.Println("wrote", name)
+		fmt.Fprintln(w, "wrote", name)
 	}
 	return nil
 }
 
 // generate gives all files by their path below the module's root.
-func generate(root string) (map[string][]byte, error) {
+func generate(ctx context.Context, root string) (map[string][]byte, error) {
 	docs := comments{root: root}
 	files, err := wireSchemas()
 	if err != nil {
@@ -63,7 +66,7 @@ func generate(root string) (map[string][]byte, error) {
 	if files["docs/configuration.md"], err = configurationGuide(docs); err != nil {
 		return nil, err
 	}
-	cli := exec.Command("go", "run", "./cmd/processor", "markdown")
+	cli := exec.CommandContext(ctx, "go", "run", "./cmd/processor", "markdown")
 	cli.Dir, cli.Stderr = root, os.Stderr
 	if files["docs/cli.md"], err = cli.Output(); err != nil {
 		return nil, fmt.Errorf("printing the command line: %w", err)

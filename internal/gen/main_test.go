@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"io"
 	"os"
 	"path/filepath"
 	"testing"
@@ -14,7 +15,7 @@ import (
 )
 
 func TestGeneratedFilesAreFresh(t *testing.T) {
-	require.NoError(t, run(true))
+	require.NoError(t, run(t.Context(), io.Discard, true))
 }
 
 func compiled(t *testing.T, name string) *jsonschema.Schema {

@@ -4,6 +4,7 @@ package proc
 
 import (
 	"bufio"
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
@@ -83,15 +84,13 @@ func playUpstream(args []string) error {
 		return err
 	}
 	fmt.Println(s.URL)
-	in := bufio.NewReader(os.Stdin)
-	for {
-		if _, err := in.ReadString('\n'); err != nil { // each line asks for the figures
-			s.Close()
-			return nil
-		}
+	defer s.Close()
+	in := bufio.NewScanner(os.Stdin)
+	for in.Scan() { // each line asks for the figures
 		stats := s.Stats()
 		fmt.Printf("%d %d %d %d\n", stats.Calls, stats.Repeats, stats.Connections, stats.HighWater)
 	}
+	return in.Err()
 }
 
 // Process is a child process.
@@ -236,7 +235,7 @@ func (p *Process) CPUTime() (time.Duration, error) {
 	if err != nil {
 		return 0, err
 	}
-	fields := strings.Fields(string(text[strings.LastIndexByte(string(text), ')')+1:]))
+	fields := strings.Fields(string(text[bytes.LastIndexByte(text, ')')+1:]))
 	user, err := strconv.ParseInt(fields[11], 10, 64)
 	if err != nil {
 		return 0, err
