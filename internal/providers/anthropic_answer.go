@@ -3,6 +3,7 @@ package providers
 import (
 	"bytes"
 	"fmt"
+	"strings"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -86,11 +87,11 @@ func anthropicAnswer(body []byte, created int64) (schemas.Answer, error) {
 		return schemas.Answer{}, fmt.Errorf("it is no message")
 	}
 	message := &answerMessage{Role: "assistant"}
-	text := ""
+	var text strings.Builder
 	for _, block := range in.Content {
 		switch block.Type {
 		case "text":
-			text += block.Text
+			text.WriteString(block.Text)
 		case "thinking":
 			message.ReasoningContent += block.Thinking
 		case "tool_use":
@@ -104,7 +105,7 @@ func anthropicAnswer(body []byte, created int64) (schemas.Answer, error) {
 	if finish == "content_filter" {
 		message.Refusal = in.StopDetails.text()
 	}
-	message.setText(text)
+	message.setText(text.String())
 	usage := in.Usage.openAI()
 	out := completion{
 		ID: in.ID, Object: "chat.completion", Created: created, Model: in.Model, Usage: usage,

@@ -2,7 +2,6 @@ package providers
 
 import (
 	"fmt"
-	"strings"
 	"testing"
 
 	"github.com/go-json-experiment/json/jsontext"
@@ -134,7 +133,7 @@ func FuzzAssemble(f *testing.F) {
 		}
 		answer := a.answer()
 		require.True(t, jsontext.Value(answer.Body).IsValid(jsontext.AllowDuplicateNames(true)), "%s", answer.Body)
-		require.True(t, strings.Contains(string(answer.Body), "choices"))
+		require.Contains(t, string(answer.Body), "choices")
 		require.True(t, jsontext.Value(WholeChunk(answer.Body)).IsValid(jsontext.AllowDuplicateNames(true)))
 	})
 }

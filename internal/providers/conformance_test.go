@@ -3,7 +3,6 @@ package providers_test
 import (
 	"context"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -434,7 +433,7 @@ func TestKeyIsSentAndNeverShown(t *testing.T) {
 			return &fakellm.Step{Status: 400 + int(c.Number)%2, Body: leak}
 		}})
 		for range 2 {
-			callError(t, p, chat)
+			_ = callError(t, p, chat)
 			require.Contains(t, seen.Load(), testKey)
 		}
 		for _, format := range []string{"%v", "%+v", "%#v", "%s", "%q"} {

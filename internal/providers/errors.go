@@ -91,8 +91,7 @@ func untranslatable(err error) *schemas.CallError {
 // unreadable makes the error of a 2xx answer that is none. Gateways send pages
 // like this while they restart, so it may be tried again; what the call cost is unknown.
 func (x *exchange) unreadable(response *http.Response, body []byte, err error) *schemas.CallError {
-	var said *schemas.CallError // the answer is an error object
-	if errors.As(err, &said) {
+	if said, ok := errors.AsType[*schemas.CallError](err); ok { // the answer is an error object
 		said.Message = x.remote.redact(said.Message)
 		return said
 	}

@@ -79,7 +79,7 @@ func FuzzAnswers(f *testing.F) {
 		if answer, err := readAnswer(body, false); err == nil {
 			require.True(t, jsontext.Value(answer.Body).IsValid(jsontext.AllowDuplicateNames(true)), "%s", answer.Body)
 		}
-		statusError(500, nil, body, func(s string) string { return s })
+		_ = statusError(500, nil, body, func(s string) string { return s })
 	})
 }
 

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"maps"
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
@@ -214,9 +215,7 @@ func (x *exchange) roundTrip(request *http.Request) (*http.Response, error) {
 func (x *exchange) header(call *schemas.Call) http.Header {
 	shared := x.remote.headers
 	header := make(http.Header, len(shared)+2)
-	for name, values := range shared {
-		header[name] = values
-	}
+	maps.Copy(header, shared)
 	if call.ID != "" && headerValue(call.ID) {
 		header["X-Client-Request-Id"] = []string{call.ID}
 	}

@@ -80,7 +80,7 @@ func TestConnectionsSurviveErrorsAndStreams(t *testing.T) {
 		fake, p := start(fakellm.Config{Script: []*fakellm.Step{{Status: 400}, {Status: 429}, {Status: 500}, {Body: "<html>", ContentType: "text/html"}}},
 			func(c *providers.Config) { c.MaxConnections = 1 })
 		for range 4 {
-			callError(t, p, chat)
+			_ = callError(t, p, chat)
 		}
 		for range 3 {
 			_, err := p.Generate(context.Background(), streamed(func([]byte) {}))

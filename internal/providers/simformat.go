@@ -1,7 +1,9 @@
 package providers
 
 import (
+	"maps"
 	"math"
+	"slices"
 	"strings"
 
 	"github.com/go-json-experiment/json"
@@ -225,9 +227,7 @@ func merged(s map[string]any, all []any) map[string]any {
 			}
 		}
 		more, _ := p["properties"].(map[string]any)
-		for name, value := range more {
-			properties[name] = value
-		}
+		maps.Copy(properties, more)
 		list, _ := p["required"].([]any)
 		required = append(required, list...)
 	}
@@ -247,10 +247,5 @@ func number(s map[string]any, name string, missing float64) float64 {
 func clampTo(value, low, high float64) float64 { return min(max(value, low), high) }
 
 func contains(list []any, name string) bool {
-	for _, entry := range list {
-		if entry == any(name) {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(list, any(name))
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"encoding/base64"
 	"encoding/json"
-	"errors"
 	"fmt"
 	"math"
 	"strings"
@@ -224,11 +223,11 @@ func TestSimulatedCanBeCancelled(t *testing.T) {
 				_, err := p.Generate(ctx, call)
 				cancel()
 				var e *schemas.CallError
-				require.True(t, errors.As(err, &e))
+				require.ErrorAs(t, err, &e)
 				require.Equal(t, want, e.Code)
 				require.False(t, e.Unbilled)
 				_, err = p.Generate(ctx, call)
-				require.True(t, errors.As(err, &e))
+				require.ErrorAs(t, err, &e)
 				require.True(t, e.Unbilled, "it had ended before the call began")
 			}
 		}
@@ -250,7 +249,7 @@ func TestSimulatedFailures(t *testing.T) {
 			continue
 		}
 		var e *schemas.CallError
-		require.True(t, errors.As(err, &e))
+		require.ErrorAs(t, err, &e)
 		require.True(t, e.Retryable)
 		require.Equal(t, e.Status == 429, e.Unbilled)
 		got[e.Status]++

@@ -91,7 +91,7 @@ func (s *stream) whole(err error) bool {
 	switch {
 	case errors.Is(err, errEventTooLarge):
 		return false
-	case err == io.EOF:
+	case errors.Is(err, io.EOF):
 		return s.assembler.finished() > 0
 	}
 	return s.assembler.finished() >= choicesAsked(s.call.Body)

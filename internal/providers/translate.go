@@ -164,8 +164,7 @@ func readChatRequest(body []byte) (*chatRequest, error) {
 
 // wrongType names the field that has the wrong type.
 func wrongType(err error) error {
-	var semantic *json.SemanticError
-	if errors.As(err, &semantic) {
+	if semantic, ok := errors.AsType[*json.SemanticError](err); ok {
 		param := strings.ReplaceAll(strings.TrimPrefix(string(semantic.JSONPointer), "/"), "/", ".")
 		return schemas.Invalid(schemas.CodeInvalidField, bounded(param), "has the wrong type for a value of %s", semantic.GoType)
 	}
@@ -272,7 +271,7 @@ func readURL(address string) (blob, error) {
 	head, data, found := strings.Cut(rest, ",")
 	mediaType, base64Coded := strings.CutSuffix(head, ";base64")
 	if !found || !base64Coded || mediaType == "" {
-		return blob{}, fmt.Errorf("must be like data:image/png;base64,...")
+		return blob{}, fmt.Errorf("must be like data:image/png;base64,iVBORw0KGgo=")
 	}
 	if _, err := base64.StdEncoding.DecodeString(data); err != nil {
 		return blob{}, fmt.Errorf("is no valid base64")
