@@ -2,6 +2,7 @@ package tokens
 
 import (
 	"bytes"
+	"errors"
 	"fmt"
 	"io"
 	"sync"
@@ -117,7 +118,7 @@ func (r *reader) document(member func(name []byte) error) error {
 	if err := r.object(member); err != nil {
 		return unexpectedEnd(err)
 	}
-	if _, err := r.json.ReadToken(); err != io.EOF {
+	if _, err := r.json.ReadToken(); !errors.Is(err, io.EOF) {
 		return fmt.Errorf("there is more after the JSON object")
 	}
 	return nil
@@ -125,7 +126,7 @@ func (r *reader) document(member func(name []byte) error) error {
 
 // unexpectedEnd keeps an end of the body from looking like success.
 func unexpectedEnd(err error) error {
-	if err == io.EOF {
+	if errors.Is(err, io.EOF) {
 		return io.ErrUnexpectedEOF
 	}
 	return err

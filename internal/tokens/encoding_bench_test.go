@@ -154,7 +154,7 @@ func englishTexts(tb testing.TB) []string {
 
 // codeTexts are files of Go's library, in texts of at most 8 KB.
 func codeTexts(tb testing.TB) []string {
-	files, err := filepath.Glob(filepath.Join(runtime.GOROOT(), "src", "net", "http", "*.go"))
+	files, err := filepath.Glob(filepath.Join(goSources(tb), "net", "http", "*.go"))
 	require.NoError(tb, err)
 	if len(files) == 0 {
 		tb.Skip("the sources of Go are not here")

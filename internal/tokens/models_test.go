@@ -61,7 +61,7 @@ func TestTableIsExtended(t *testing.T) {
 	require.ErrorContains(t, err, `reading the rule for models "x": unknown encoding "y": use one of`)
 	_, err = NewCounter(Table{{Prefix: "x", Encoding: O200kBase, Factor: -1}})
 	require.EqualError(t, err, `reading the rule for models "x": factor -1: want a positive number`)
-	require.Len(t, Table{}, 0)
+	require.Empty(t, Table{})
 	_, ok := Table{}.Lookup("x")
 	require.False(t, ok)
 }
