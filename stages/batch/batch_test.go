@@ -75,7 +75,7 @@ func TestABatchWaitsOnlyWhileGenerateIsBusy(t *testing.T) {
 		one("c")
 		require.Equal(t, [][]string{{"a", "b", "c"}}, got, "a full batch goes at once")
 		one("d")
-		time.Sleep(time.Second)
+		time.Sleep(time.Second) //nolint:forbidigo // the clock of a bubble goes on when all sleep
 		synctest.Wait()
 		require.Equal(t, [][]string{{"a", "b", "c"}, {"d"}}, got, "the time-out sends it")
 		busy = false

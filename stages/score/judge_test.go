@@ -28,7 +28,8 @@ func judgeServer(t *testing.T, verdict func(data map[string]string) string) Ask 
 		require.Equal(t, "system", body.Messages[0].Role)
 		var data map[string]string
 		require.NoError(t, json.Unmarshal([]byte(body.Messages[1].Content), &data))
-		w.Write(reply(verdict(data), "stop"))
+		_, err := w.Write(reply(verdict(data), "stop"))
+		require.NoError(t, err)
 	}))
 	t.Cleanup(server.Close)
 	return func(ctx context.Context, request []byte) ([]byte, error) {

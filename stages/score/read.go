@@ -217,62 +217,62 @@ func (r *reader) finish() error {
 }
 
 // readRequest reads what the checks need of a chat completion request.
-func (s *scratch) readRequest(body []byte) error {
-	r := &s.reader
+func (x *scratch) readRequest(body []byte) error {
+	r := &x.reader
 	if err := r.reset(body); err != nil {
 		return err
 	}
 	ok, err := r.object(func(name []byte) error {
 		switch string(name) {
 		case "messages":
-			return r.array(maxMessages, s.readMessage)
+			return r.array(maxMessages, x.readMessage)
 		case "tools":
-			return r.array(maxTools, s.readTool)
+			return r.array(maxTools, x.readTool)
 		case "response_format":
-			return s.readResponseFormat()
+			return x.readResponseFormat()
 		case "processor":
-			return s.readProcessor()
+			return x.readProcessor()
 		default:
 			return r.dec.SkipValue()
 		}
 	})
-	return s.ended(ok, err)
+	return x.ended(ok, err)
 }
 
-func (s *scratch) ended(ok bool, err error) error {
+func (x *scratch) ended(ok bool, err error) error {
 	if err != nil {
 		return err
 	}
 	if !ok {
 		return errShape
 	}
-	return s.reader.finish()
+	return x.reader.finish()
 }
 
-func (s *scratch) readMessage() error {
+func (x *scratch) readMessage() error {
 	var m message
-	r := &s.reader
+	r := &x.reader
 	_, err := r.object(func(name []byte) (err error) {
 		switch string(name) {
 		case "role":
-			m.role, err = s.readRole()
+			m.role, err = x.readRole()
 		case "content":
-			m.text, err = r.content(&s.prompt)
-			s.prompt = append(s.prompt, '\n') // keeps the words of two messages apart
+			m.text, err = r.content(&x.prompt)
+			x.prompt = append(x.prompt, '\n') // keeps the words of two messages apart
 		default:
 			err = r.dec.SkipValue()
 		}
 		return err
 	})
-	s.asked.messages = append(s.asked.messages, m)
+	x.asked.messages = append(x.asked.messages, m)
 	return err
 }
 
-func (s *scratch) readRole() (role, error) {
-	if s.reader.dec.PeekKind() != '"' {
-		return roleOther, s.reader.dec.SkipValue()
+func (x *scratch) readRole() (role, error) {
+	if x.reader.dec.PeekKind() != '"' {
+		return roleOther, x.reader.dec.SkipValue()
 	}
-	value, err := s.reader.dec.ReadValue()
+	value, err := x.reader.dec.ReadValue()
 	if err != nil {
 		return roleOther, err
 	}
@@ -290,8 +290,8 @@ func (s *scratch) readRole() (role, error) {
 }
 
 // readTool reads {"type": "function", "function": {"name": ..., "parameters": {...}}}.
-func (s *scratch) readTool() error {
-	r := &s.reader
+func (x *scratch) readTool() error {
+	r := &x.reader
 	_, err := r.object(func(name []byte) error {
 		if string(name) != "function" {
 			return r.dec.SkipValue()
@@ -300,7 +300,7 @@ func (s *scratch) readTool() error {
 		_, err := r.object(func(name []byte) (err error) {
 			switch string(name) {
 			case "name":
-				t.name, err = r.text(&s.names)
+				t.name, err = r.text(&x.names)
 			case "parameters":
 				t.parameters, err = r.raw()
 			default:
@@ -308,24 +308,24 @@ func (s *scratch) readTool() error {
 			}
 			return err
 		})
-		s.asked.tools = append(s.asked.tools, t)
+		x.asked.tools = append(x.asked.tools, t)
 		return err
 	})
 	return err
 }
 
 // readResponseFormat reads {"type": "json_object"} and {"type": "json_schema", "json_schema": {"schema": {...}}}.
-func (s *scratch) readResponseFormat() error {
-	r := &s.reader
+func (x *scratch) readResponseFormat() error {
+	r := &x.reader
 	_, err := r.object(func(name []byte) error {
 		switch string(name) {
 		case "type":
 			kind, err := r.raw()
-			s.asked.object = string(kind) == `"json_object"`
-			s.asked.json = s.asked.json || s.asked.object || string(kind) == `"json_schema"`
+			x.asked.object = string(kind) == `"json_object"`
+			x.asked.json = x.asked.json || x.asked.object || string(kind) == `"json_schema"`
 			return err
 		case "json_schema":
-			_, err := r.object(s.readSchemaMember)
+			_, err := r.object(x.readSchemaMember)
 			return err
 		default:
 			return r.dec.SkipValue()
@@ -335,28 +335,28 @@ func (s *scratch) readResponseFormat() error {
 }
 
 // readSchemaMember takes the member "schema" of the object being read.
-func (s *scratch) readSchemaMember(name []byte) (err error) {
-	if string(name) != "schema" || s.reader.dec.PeekKind() == 'n' {
-		return s.reader.dec.SkipValue()
+func (x *scratch) readSchemaMember(name []byte) (err error) {
+	if string(name) != "schema" || x.reader.dec.PeekKind() == 'n' {
+		return x.reader.dec.SkipValue()
 	}
-	s.asked.schema, err = s.reader.raw()
-	s.asked.json = true
+	x.asked.schema, err = x.reader.raw()
+	x.asked.json = true
 	return err
 }
 
 // readProcessor reads {"structure": {"format": "json", "schema": {...}}}.
-func (s *scratch) readProcessor() error {
-	r := &s.reader
+func (x *scratch) readProcessor() error {
+	r := &x.reader
 	_, err := r.object(func(name []byte) error {
 		if string(name) != "structure" {
 			return r.dec.SkipValue()
 		}
 		_, err := r.object(func(name []byte) error {
 			if string(name) != "format" {
-				return s.readSchemaMember(name)
+				return x.readSchemaMember(name)
 			}
 			format, err := r.raw()
-			s.asked.json = s.asked.json || string(format) == `"json"`
+			x.asked.json = x.asked.json || string(format) == `"json"`
 			return err
 		})
 		return err
@@ -365,8 +365,8 @@ func (s *scratch) readProcessor() error {
 }
 
 // readCompletion reads the answers of a chat completion.
-func (s *scratch) readCompletion(body []byte) error {
-	r := &s.reader
+func (x *scratch) readCompletion(body []byte) error {
+	r := &x.reader
 	if err := r.reset(body); err != nil {
 		return err
 	}
@@ -374,38 +374,38 @@ func (s *scratch) readCompletion(body []byte) error {
 		if string(name) != "choices" {
 			return r.dec.SkipValue()
 		}
-		return r.array(maxChoices, s.readChoice)
+		return r.array(maxChoices, x.readChoice)
 	})
-	return s.ended(ok, err)
+	return x.ended(ok, err)
 }
 
-func (s *scratch) readChoice() error {
+func (x *scratch) readChoice() error {
 	var c choice
-	r := &s.reader
+	r := &x.reader
 	_, err := r.object(func(name []byte) (err error) {
 		switch string(name) {
 		case "finish_reason":
-			c.finish, err = r.text(&s.output)
+			c.finish, err = r.text(&x.output)
 		case "message":
-			_, err = r.object(func(name []byte) error { return s.readAnswer(name, &c) })
+			_, err = r.object(func(name []byte) error { return x.readAnswer(name, &c) })
 		default:
 			err = r.dec.SkipValue()
 		}
 		return err
 	})
-	s.choices = append(s.choices, c)
+	x.choices = append(x.choices, c)
 	return err
 }
 
-func (s *scratch) readAnswer(name []byte, c *choice) (err error) {
-	r := &s.reader
+func (x *scratch) readAnswer(name []byte, c *choice) (err error) {
+	r := &x.reader
 	switch string(name) {
 	case "content":
-		c.text, err = r.content(&s.output)
+		c.text, err = r.content(&x.output)
 	case "refusal":
-		c.refusal, err = r.text(&s.output)
+		c.refusal, err = r.text(&x.output)
 	case "tool_calls":
-		err = r.array(maxTools, func() error { return s.readCall(c) })
+		err = r.array(maxTools, func() error { return x.readCall(c) })
 	default:
 		err = r.dec.SkipValue()
 	}
@@ -413,8 +413,8 @@ func (s *scratch) readAnswer(name []byte, c *choice) (err error) {
 }
 
 // readCall reads {"function": {"name": ..., "arguments": "..."}}.
-func (s *scratch) readCall(c *choice) error {
-	r := &s.reader
+func (x *scratch) readCall(c *choice) error {
+	r := &x.reader
 	_, err := r.object(func(name []byte) error {
 		if string(name) != "function" {
 			return r.dec.SkipValue()
@@ -423,9 +423,9 @@ func (s *scratch) readCall(c *choice) error {
 		_, err := r.object(func(name []byte) (err error) {
 			switch string(name) {
 			case "name":
-				k.name, err = r.text(&s.output)
+				k.name, err = r.text(&x.output)
 			case "arguments":
-				k.arguments, err = r.text(&s.output)
+				k.arguments, err = r.text(&x.output)
 			default:
 				err = r.dec.SkipValue()
 			}

@@ -1,7 +1,9 @@
 package score
 
 import (
+	"maps"
 	"math/rand/v2"
+	"slices"
 	"strings"
 )
 
@@ -44,11 +46,8 @@ type classTable[T ~uint16 | ~uint32] struct {
 }
 
 func newClassTable[T ~uint16 | ~uint32](lists map[T]string) classTable[T] {
-	all := ""
-	for _, words := range lists {
-		all += " " + words
-	}
-	t := classTable[T]{set: newWordSet(all)}
+	all := slices.Collect(maps.Values(lists))
+	t := classTable[T]{set: newWordSet(strings.Join(all, " "))}
 	t.classes = make([]T, len(t.set.slots))
 	for class, words := range lists {
 		for w := range strings.FieldsSeq(words) {

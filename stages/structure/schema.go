@@ -226,7 +226,8 @@ func (s *Schema) Violations(t Tree) (list []Violation) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	defer func() {
-		if r := recover(); r == errWork {
+		r := recover()
+		if err, ok := r.(error); ok && errors.Is(err, errWork) {
 			list = []Violation{{Message: errWork.Error()}}
 		} else if r != nil {
 			panic(r)

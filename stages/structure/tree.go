@@ -43,13 +43,13 @@ func ParseTree(text []byte) (Tree, error) {
 	}
 	r := treeReader{dec: jsontext.NewDecoder(bytes.NewBuffer(text))}
 	v, err := r.value(0)
-	if err == io.EOF { // no value at all
+	if errors.Is(err, io.EOF) { // no value at all
 		err = io.ErrUnexpectedEOF
 	}
 	if err != nil {
 		return Tree{}, err
 	}
-	if _, err := r.dec.ReadToken(); err != io.EOF {
+	if _, err := r.dec.ReadToken(); !errors.Is(err, io.EOF) {
 		return Tree{}, errTrailing
 	}
 	return Tree{v, r.nodes}, nil
