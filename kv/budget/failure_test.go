@@ -35,8 +35,9 @@ func (f *flaky) PublishMsg(ctx context.Context, m *nats.Msg, o ...jetstream.Publ
 	case 1: // the write is lost
 		return nil, errFlaky
 	case 2: // the write is late
-		f.late.Go(func() {
-			time.Sleep(rand.N(5 * time.Millisecond))
+		f.late.Add(1)
+		time.AfterFunc(rand.N(5*time.Millisecond), func() {
+			defer f.late.Done()
 			_, _ = f.JetStream.PublishMsg(context.Background(), m, o...)
 		})
 		return nil, errFlaky

@@ -2,6 +2,7 @@ package budget
 
 import (
 	"encoding/csv"
+	"errors"
 	"flag"
 	"fmt"
 	"io"
@@ -172,7 +173,7 @@ func readTrace(t *testing.T, path string) (arrivals []arrival) {
 	require.NoError(t, err)
 	for {
 		row, err := rows.Read()
-		if err == io.EOF {
+		if errors.Is(err, io.EOF) {
 			return arrivals
 		}
 		require.NoError(t, err)
