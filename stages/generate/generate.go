@@ -222,7 +222,7 @@ func (s *Stage) record(ctx context.Context, r *stages.Request, record Record) st
 			return stages.Continue()
 		}
 		slog.Warn("recording an answer failed, trying again", "error", err)
-		time.Sleep(wait)
+		time.Sleep(wait) //nolint:forbidigo // the answer is paid for: nothing ends the attempts to keep it
 	}
 }
 
@@ -237,8 +237,7 @@ func (s *Stage) failed(ctx context.Context, f *flight, r *stages.Request, err er
 	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
 		return stages.Fail(deadlinePassed())
 	}
-	var call *schemas.CallError
-	if errors.As(err, &call) {
+	if call, ok := errors.AsType[*schemas.CallError](err); ok {
 		r.Usage = r.Usage.Add(call.Usage)
 		if call.Retryable {
 			return stages.Retry(err, call.RetryAfter)

@@ -221,7 +221,7 @@ func TestDeadlineAndCancelEndTheCall(t *testing.T) {
 func TestWorkersBoundTheCalls(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		slow := &caller{do: func(context.Context, schemas.Call) (schemas.Answer, error) {
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) //nolint:forbidigo // the clock of a bubble goes on when all sleep
 			return schemas.Answer{Body: []byte("{}")}, nil
 		}}
 		s := newStage(3, newLedger(), slow)
