@@ -383,7 +383,7 @@ func TestResponsesThatAreNotWholeLowerNothing(t *testing.T) {
 // TestCalibrationPredictsWhatIsBilled has a model whose tokenizer differs by 17%
 // from the one before the calibration, over the whole pipeline.
 func TestCalibrationPredictsWhatIsBilled(t *testing.T) {
-	counter, err := tokens.NewCounter(nil)
+	counter, err := tokens.NewCounter(tokens.DefaultTable())
 	require.NoError(t, err)
 	count := func(body []byte) int {
 		n, err := counter.Chat("gpt-4o", body)

@@ -60,7 +60,7 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	if d.js, err = jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(4096)); err != nil {
 		return nil, fmt.Errorf("opening JetStream: %w", err)
 	}
-	if d.counter, err = tokens.NewCounter(nil); err != nil {
+	if d.counter, err = tokens.NewCounter(countingRules(cfg)); err != nil {
 		return nil, err
 	}
 	if d.models, err = newModels(cfg, d.metrics, d.counter); err != nil {

@@ -43,6 +43,26 @@ func newModels(cfg config.Config, figures *metrics, counter *tokens.Counter) (*m
 	return m, nil
 }
 
+// countingRules are the built-in ones and the configured models' own.
+func countingRules(cfg config.Config) tokens.Table {
+	table := tokens.DefaultTable()
+	for _, entry := range cfg.Models {
+		if entry.Encoding == "" && entry.TokenFactor == 0 {
+			continue
+		}
+		rule, _ := table.Lookup(entry.Name)
+		rule.Prefix = entry.Name
+		if entry.Encoding != "" {
+			rule = tokens.NewRule(entry.Name, entry.Encoding, 1, rule.Images)
+		}
+		if entry.TokenFactor > 0 {
+			rule.Factor = entry.TokenFactor
+		}
+		table = append(table, rule)
+	}
+	return table
+}
+
 // billedPrices is what calls cost. Where every provider is simulated nothing is
 // paid, whatever a model of that name costs elsewhere: only what the
 // configuration says itself counts then, as for a rehearsal of a budget.

@@ -17,6 +17,7 @@ import (
 	"github.com/adpa/processor/internal/fakellm"
 	"github.com/adpa/processor/internal/natstest"
 	"github.com/adpa/processor/internal/providers"
+	"github.com/adpa/processor/internal/tokens"
 	"github.com/adpa/processor/internal/units"
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages/generate"
@@ -308,4 +309,18 @@ func TestOneProcessAStage(t *testing.T) {
 
 func configModel(name string) generate.Model {
 	return generate.Model{Name: name, Provider: "fake", Price: generate.Price{Input: 2.5, CachedInput: 1.25, Output: 10}}
+}
+
+func TestConfiguredModelsCountTheirOwnWay(t *testing.T) {
+	cfg := config.Default()
+	cfg.Models = []generate.Model{{Name: "house-model", Encoding: "cl100k_base", TokenFactor: 2}}
+	require.NoError(t, cfg.Validate())
+	counter, err := tokens.NewCounter(countingRules(cfg))
+	require.NoError(t, err)
+	const text = "The house counts twice what the encoding does."
+	own, err := counter.Text("house-model", text)
+	require.NoError(t, err)
+	base, err := counter.Text("gpt-4", text)
+	require.NoError(t, err)
+	require.Equal(t, 2*base, own)
 }

@@ -36,15 +36,15 @@ type counted struct {
 
 // Run counts each file, or each request of it, and the sum.
 func (c *tokensCmd) Run(a *app) error {
-	prices, err := a.prices()
+	cfg, err := a.load()
 	if err != nil {
 		return err
 	}
-	counter, err := tokens.NewCounter(tokens.DefaultTable())
+	counter, err := tokens.NewCounter(countingRules(cfg))
 	if err != nil {
 		return err
 	}
-	t := &tokenTable{app: a, json: c.JSON, prices: prices, counter: counter, model: c.Model}
+	t := &tokenTable{app: a, json: c.JSON, prices: priceList(cfg), counter: counter, model: c.Model}
 	files := c.File
 	if len(files) == 0 {
 		files = []string{"-"}
@@ -61,15 +61,6 @@ func (c *tokensCmd) Run(a *app) error {
 		return errFailed
 	}
 	return nil
-}
-
-// prices is the price list with the configured models' own.
-func (a *app) prices() (tokens.Prices, error) {
-	cfg, err := a.load()
-	if err != nil {
-		return nil, err
-	}
-	return priceList(cfg), nil
 }
 
 // tokenTable prints rows as they are counted.

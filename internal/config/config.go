@@ -5,10 +5,13 @@ package config
 
 import (
 	"fmt"
+	"slices"
+	"strings"
 
 	"github.com/adpa/processor/internal/httpserver"
 	"github.com/adpa/processor/internal/providers"
 	"github.com/adpa/processor/internal/resources"
+	"github.com/adpa/processor/internal/tokens"
 	"github.com/adpa/processor/kv"
 	"github.com/adpa/processor/kv/budget"
 	"github.com/adpa/processor/stages/batch"
@@ -97,6 +100,7 @@ func (c *Config) Validate() error {
 		{"providers", c.validateProviders},
 		{"models", func() error { return generate.ValidateModels(c.Models, c.providerNames()) }},
 		{"", func() error { return budget.Validate(c.Budgets) }},
+		{"models", c.validateEncodings},
 		{"compress.", c.Compress.Validate},
 		{"cache.", c.Cache.Validate},
 		{"cache.", c.validateCacheProviders},
@@ -124,6 +128,15 @@ func (c *Config) validateProviders() error {
 			return fmt.Errorf("[%d].name: %.80s has an entry already; give each provider a name of its own", i, p.Name)
 		}
 		seen[p.Name] = true
+	}
+	return nil
+}
+
+func (c *Config) validateEncodings() error {
+	for i, m := range c.Models {
+		if m.Encoding != "" && !slices.Contains(tokens.Names(), m.Encoding) {
+			return fmt.Errorf("[%d].encoding: %.40q is none of %s", i, m.Encoding, strings.Join(tokens.Names(), ", "))
+		}
 	}
 	return nil
 }

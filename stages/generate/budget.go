@@ -108,7 +108,7 @@ func (s *Stage) reserve(ctx context.Context, f *flight, r *stages.Request, route
 		case <-timeout.C:
 			return stages.Wait(unpark), false
 		case <-ctx.Done():
-			return s.failed(ctx, f, r, ctx.Err()), false
+			return s.failed(ctx, f, r, *route, ctx.Err()), false
 		}
 	}
 }
@@ -134,8 +134,10 @@ func (s *Stage) settleFailed(ctx context.Context, r *stages.Request, call schema
 	if errors.As(err, &failure) && failure.Unbilled {
 		err = s.deps.Budget.Release(ctx, r, call.ID)
 	} else {
+		// What the provider says of a call that is made again is in no response,
+		// so that call is charged at its estimate, as any whose outcome is unknown.
 		var usage schemas.Usage
-		if failure != nil {
+		if failure != nil && !failure.Retryable {
 			usage = failure.Usage
 		}
 		err = s.deps.Budget.Forfeit(ctx, r, route, call.ID, usage)

@@ -26,6 +26,12 @@ type Model struct {
 	Context int `yaml:"context"`
 	// MaxOutput is how many tokens the answer may have; 0 (the default) means unknown.
 	MaxOutput int `yaml:"max_output"`
+	// Encoding is that by which its tokens are counted, such as o200k_base or
+	// cl100k_base; left out it is the built-in table's.
+	Encoding string `yaml:"encoding"`
+	// TokenFactor is what to multiply that count with, for a model whose own
+	// encoding is not known; left out it is the built-in table's.
+	TokenFactor float64 `yaml:"token_factor"`
 	// Price is what the model costs; what is left out comes from the built-in table.
 	Price Price `yaml:"price"`
 	// Quality is how good the model is thought to be, 0 to 1, before anything
@@ -87,6 +93,8 @@ func (m *Model) validate(providers []string) error {
 		return fmt.Errorf("max_output: %d is negative", m.MaxOutput)
 	case m.Context > 0 && m.MaxOutput > m.Context:
 		return fmt.Errorf("max_output: %d is more than context, which is %d", m.MaxOutput, m.Context)
+	case !(m.TokenFactor >= 0 && m.TokenFactor <= 100):
+		return fmt.Errorf("token_factor: %v is not within 0 and 100", m.TokenFactor)
 	case !(m.Quality >= 0 && m.Quality <= 1): // written so that NaN fails
 		return fmt.Errorf("quality: %v is not within 0 and 1", m.Quality)
 	}

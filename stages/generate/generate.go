@@ -179,7 +179,7 @@ func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request, free fun
 	lasting := context.WithoutCancel(ctx)
 	if err != nil {
 		s.settleFailed(lasting, r, call, route, err)
-		return s.failed(ctx, f, r, err)
+		return s.failed(ctx, f, r, route, err)
 	}
 	record := Record{
 		Call: call.ID, Model: route.Model, Provider: route.Provider, Calls: r.Calls,
@@ -227,7 +227,7 @@ func (s *Stage) record(ctx context.Context, r *stages.Request, record Record) st
 }
 
 // failed says what becomes of a request whose call brought no answer.
-func (s *Stage) failed(ctx context.Context, f *flight, r *stages.Request, err error) stages.Verdict {
+func (s *Stage) failed(ctx context.Context, f *flight, r *stages.Request, route Route, err error) stages.Verdict {
 	s.mu.Lock()
 	cancelled := f.cancelled
 	s.mu.Unlock()
@@ -238,10 +238,11 @@ func (s *Stage) failed(ctx context.Context, f *flight, r *stages.Request, err er
 		return stages.Fail(deadlinePassed())
 	}
 	if call, ok := errors.AsType[*schemas.CallError](err); ok {
-		r.Usage = r.Usage.Add(call.Usage)
 		if call.Retryable {
 			return stages.Retry(err, call.RetryAfter)
 		}
+		r.Usage = r.Usage.Add(call.Usage)
+		r.CostUSD += s.deps.Cost(route.Model, call.Usage)
 		return stages.Fail(err)
 	}
 	return stages.Retry(err, 0)
