@@ -6,6 +6,7 @@ import (
 	"math"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -40,7 +41,8 @@ type budgets struct {
 	metrics     *metrics
 	deferred    func() int64 // requests that wait in the later stream
 
-	counted sync.Map // of call to the tokens that were counted for it
+	counted sync.Map     // of call to the tokens that were counted for it
+	learnt  atomic.Int64 // answers to tenants without a budget
 }
 
 // Limited implements generate.Budget.
@@ -99,6 +101,19 @@ func (b *budgets) Settle(ctx context.Context, r *stages.Request, record generate
 		Tenant: r.Tenant, ID: r.ID, Call: record.Call,
 		Billed: budget.Amount{Tokens: billedTokens(record.Usage), Cost: budget.FromDollars(record.CostUSD)},
 	}})
+}
+
+// learnEvery is how many answers to tenants without a budget there are for each
+// that calibration learns from: counting takes time, and a budget may come later.
+const learnEvery = 16
+
+func (b *budgets) learn(r *stages.Request, record generate.Record) {
+	if record.Usage.PromptTokens == 0 || b.Limited(r.Tenant) || b.learnt.Add(1)%learnEvery != 0 {
+		return
+	}
+	if counted, err := b.count(r, record.Model); err == nil {
+		b.calibration.Observe(record.Provider, record.Model, counted, record.Usage.PromptTokens)
+	}
 }
 
 // Release implements generate.Budget.

@@ -25,6 +25,7 @@ func (d *deps) cacheConfig() cache.Config {
 // for later ones is there in passing, for those that wait for it.
 func (d *deps) remember(r *stages.Request, record generate.Record, kept func()) {
 	d.metrics.paid(record.Model, record.Usage, record.CostUSD, r.Tokens.Saved)
+	d.budgets.learn(r, record)
 	if r.Cache == cache.Off || r.Fingerprint == "" {
 		kept()
 		return
