@@ -52,7 +52,7 @@ func Provision(ctx context.Context, js jetstream.JetStream, l Layout) error {
 	replicas := max(l.Replicas, 1)
 	for _, cfg := range []jetstream.KeyValueConfig{
 		{Bucket: l.Bucket(BucketAnswers), TTL: l.AnswersAge, MaxBytes: l.AnswersBytes},
-		{Bucket: l.Bucket(BucketLeases), LimitMarkerTTL: leaseMarkerTTL, MaxBytes: leasesBytes},
+		{Bucket: l.Bucket(BucketLeases), LimitMarkerTTL: leaseMarkerTTL, Storage: jetstream.MemoryStorage, MaxBytes: leasesBytes},
 		{Bucket: l.Bucket(BucketTemplates), History: templateHistory, MaxBytes: templatesBytes},
 		{Bucket: l.Bucket(BucketModels), MaxBytes: modelsBytes},
 		{Bucket: l.Bucket(BucketCancelled), TTL: cancelledFor, MaxBytes: cancelledBytes},

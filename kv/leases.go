@@ -63,6 +63,7 @@ type Leases struct {
 
 type held struct {
 	revision uint64 // 0 while it is being taken
+	lost     bool   // the bucket has another revision, or none after a restart of its server
 	renewed  time.Time
 	renewing bool
 }
@@ -272,13 +273,16 @@ func (s *Leases) renew(ctx context.Context) {
 }
 
 // renewDue renews what was not renewed for a while. A lease that somebody took
-// over is renewed no more; the call goes on, and who records an answer first wins.
+// over is not renewed; the call goes on, and who records an answer first wins.
+// One that went with its server is taken anew.
 func (s *Leases) renewDue(ctx context.Context, now time.Time) {
 	due := map[string]uint64{}
 	s.mu.Lock()
 	for key, h := range s.held {
 		if h.revision != 0 && now.Sub(h.renewed) >= renewEvery {
-			due[key], h.renewing = h.revision, true
+			if due[key], h.renewing = h.revision, true; h.lost {
+				due[key] = 0 // only if nobody else has it
+			}
 		}
 	}
 	s.mu.Unlock()
@@ -295,18 +299,20 @@ func (s *Leases) renewDue(ctx context.Context, now time.Time) {
 
 func (s *Leases) renewed(ctx context.Context, key string, future jetstream.PubAckFuture) {
 	var sequence uint64
+	lost := false
 	if future != nil {
 		select {
 		case ack := <-future.Ok():
 			sequence = ack.Sequence
-		case <-future.Err():
+		case err := <-future.Err():
+			lost = jsx.IsWrongLastSequence(err)
 		case <-ctx.Done():
 		}
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if h := s.held[key]; h != nil {
-		h.renewing = false
+		h.renewing, h.lost = false, lost
 		if sequence != 0 {
 			h.revision, h.renewed = sequence, time.Now()
 		}

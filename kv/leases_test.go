@@ -130,3 +130,20 @@ func TestHeldLeasesAreBounded(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, []bool{false}, taken)
 }
+
+func TestALeaseThatWasLostIsTakenAnewIfItIsFree(t *testing.T) {
+	nc, js := open(t)
+	one := newLeases(t, nc, "one")
+	_, err := one.Take(t.Context(), []string{"acme.a", "acme.b"})
+	require.NoError(t, err)
+	stream, err := js.Stream(t.Context(), "KV_llm_leases")
+	require.NoError(t, err)
+	require.NoError(t, stream.Purge(t.Context()), "as a server that restarts does")
+	_, err = js.Publish(t.Context(), "$KV.llm_leases.acme.b", []byte("two"))
+	require.NoError(t, err)
+	for range 2 {
+		one.renewDue(t.Context(), time.Now().Add(renewEvery))
+	}
+	require.Equal(t, LeaseHeld, check(t, one, "acme.a").State)
+	require.Equal(t, LeaseGone, check(t, one, "acme.b").State, "what somebody else took is theirs")
+}
