@@ -345,7 +345,7 @@ func (c *Cache) keepPuts() {
 
 // Delete removes a key, for every replica; for this one at once.
 func (c *Cache) Delete(ctx context.Context, key string) error {
-	if _, err := c.js.PublishMsg(ctx, c.deletion(key)); err != nil {
+	if _, err := c.js.PublishMsg(ctx, deletion(c.subject(key))); err != nil {
 		return fmt.Errorf("deleting %s from the cache: %w", key, err)
 	}
 	c.dropLocal(key)
@@ -354,12 +354,12 @@ func (c *Cache) Delete(ctx context.Context, key string) error {
 
 // Drop is Delete without waiting: one that is lost leaves the entry until it expires.
 func (c *Cache) Drop(key string) {
-	_ = c.nc.PublishMsg(c.deletion(key))
+	_ = c.nc.PublishMsg(deletion(c.subject(key)))
 	c.dropLocal(key)
 }
 
-func (c *Cache) deletion(key string) *nats.Msg {
-	return &nats.Msg{Subject: c.subject(key), Header: nats.Header{
+func deletion(subject string) *nats.Msg {
+	return &nats.Msg{Subject: subject, Header: nats.Header{
 		"KV-Operation": []string{"PURGE"}, "Nats-Rollup": []string{"sub"}, "Nats-TTL": []string{"1h"},
 	}}
 }

@@ -23,6 +23,7 @@ type cli struct {
 	Status    statusCmd    `cmd:"" help:"Say where a request is."`
 	Cancel    cancelCmd    `cmd:"" help:"End a request."`
 	Dead      deadCmd      `cmd:"" help:"Look at requests that were given up, and publish them again."`
+	Cache     cacheCmd     `cmd:"" help:"Work on the shared cache of answers."`
 	Budget    budgetCmd    `cmd:"" help:"Work on the budgets of tenants."`
 	Template  templateCmd  `cmd:"" help:"Store, compare and render prompt templates."`
 	Tokens    tokensCmd    `cmd:"" help:"Count the tokens of texts and of requests."`

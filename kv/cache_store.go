@@ -1,0 +1,128 @@
+package kv
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"strings"
+	"time"
+
+	"github.com/go-json-experiment/json"
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+)
+
+// ErrNoEntry is a key without an entry.
+var ErrNoEntry = errors.New("there is no such entry")
+
+// StoredEntry is an entry as the bucket holds it.
+type StoredEntry struct {
+	Key string `json:"key"`
+	Entry
+	Stored time.Time `json:"stored"`
+	Bytes  int       `json:"bytes"` // of its value
+}
+
+// CacheStore is the cache's bucket for operators: it reads and removes entries
+// without following the bucket.
+type CacheStore struct {
+	js     jetstream.JetStream
+	stream jetstream.Stream
+	bucket string
+}
+
+// OpenCacheStore opens the bucket, which must be there.
+func OpenCacheStore(ctx context.Context, js jetstream.JetStream, l Layout) (*CacheStore, error) {
+	bucket := l.Bucket(BucketCache)
+	stream, err := js.Stream(ctx, "KV_"+bucket)
+	if err != nil {
+		return nil, fmt.Errorf("opening bucket %s: %w", bucket, err)
+	}
+	return &CacheStore{js: js, stream: stream, bucket: bucket}, nil
+}
+
+func (s *CacheStore) subject(key string) string { return "$KV." + s.bucket + "." + key }
+
+// Size gives the bytes that the bucket takes, and may take, for all tenants.
+func (s *CacheStore) Size(ctx context.Context) (used, limit int64, err error) {
+	info, err := s.stream.Info(ctx)
+	if err != nil {
+		return 0, 0, fmt.Errorf("looking at bucket %s: %w", s.bucket, err)
+	}
+	return int64(info.State.Bytes), info.Config.MaxBytes, nil
+}
+
+// Each calls f with each entry of a tenant that can be read, the oldest first.
+func (s *CacheStore) Each(ctx context.Context, tenant string, f func(StoredEntry) error) error {
+	return EachMessage(ctx, s.js, "KV_"+s.bucket, s.subject(tenant+".*"), func(m jetstream.Msg) error {
+		meta, err := m.Metadata()
+		if err != nil {
+			return err
+		}
+		e, ok := s.entry(m.Subject(), m.Headers(), m.Data(), meta.Timestamp)
+		if !ok {
+			return nil
+		}
+		return f(e)
+	})
+}
+
+func (s *CacheStore) entry(subject string, header nats.Header, data []byte, stored time.Time) (StoredEntry, bool) {
+	e := StoredEntry{Key: strings.TrimPrefix(subject, s.subject("")), Stored: stored, Bytes: len(data)}
+	gone := header.Get("KV-Operation") != "" || header.Get("Nats-Marker-Reason") != ""
+	return e, !gone && json.Unmarshal(data, &e.Entry) == nil && len(e.Answer) > 0 && !e.Passing
+}
+
+// Get gives the entry of a key (tenant.fingerprint), or ErrNoEntry.
+func (s *CacheStore) Get(ctx context.Context, key string) (StoredEntry, error) {
+	m, err := s.stream.GetLastMsgForSubject(ctx, s.subject(key))
+	if errors.Is(err, jetstream.ErrMsgNotFound) {
+		return StoredEntry{}, fmt.Errorf("%.200q: %w", key, ErrNoEntry)
+	}
+	if err != nil {
+		return StoredEntry{}, fmt.Errorf("reading entry %.200q: %w", key, err)
+	}
+	e, ok := s.entry(m.Subject, m.Header, m.Data, m.Time)
+	if !ok {
+		return e, fmt.Errorf("%.200q: %w", key, ErrNoEntry)
+	}
+	return e, nil
+}
+
+// Purge removes a key in all replicas.
+func (s *CacheStore) Purge(ctx context.Context, key string) error {
+	if _, err := s.js.PublishMsg(ctx, deletion(s.subject(key))); err != nil {
+		return fmt.Errorf("removing entry %.200q: %w", key, err)
+	}
+	return nil
+}
+
+// EachMessage calls f with each message that a stream holds now under a subject.
+func EachMessage(ctx context.Context, js jetstream.JetStream, stream, subject string, f func(jetstream.Msg) error) error {
+	consumer, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}})
+	if err != nil {
+		return fmt.Errorf("reading stream %s: %w", stream, err)
+	}
+	info := consumer.CachedInfo()
+	if info == nil || info.NumPending == 0 {
+		return nil
+	}
+	messages, err := consumer.Messages(jetstream.PullMaxMessages(500))
+	if err != nil {
+		return fmt.Errorf("reading stream %s: %w", stream, err)
+	}
+	defer messages.Stop()
+	for left := info.NumPending; left > 0; left-- {
+		m, err := messages.Next(jetstream.NextContext(ctx))
+		if err != nil {
+			return fmt.Errorf("reading stream %s: %w", stream, err)
+		}
+		if err := f(m); err != nil {
+			return err
+		}
+		if meta, err := m.Metadata(); err == nil && meta.NumPending == 0 {
+			return nil
+		}
+	}
+	return nil
+}
