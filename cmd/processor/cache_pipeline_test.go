@@ -1,0 +1,51 @@
+package main
+
+import (
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/stretchr/testify/require"
+
+	"github.com/adpa/processor/internal/config"
+	"github.com/adpa/processor/internal/fakellm"
+)
+
+const cutOffAnswer = `{"id":"x","object":"chat.completion","model":"gpt-4o","choices":[{"index":0,"finish_reason":"length","message":{"role":"assistant","content":"It is the first half of"}}],"usage":{"prompt_tokens":5,"completion_tokens":6,"total_tokens":11}}`
+
+func TestAnswersThatWereCutOffAreSharedAndNotKept(t *testing.T) {
+	p := newTestPipeline(t, fakellm.Config{Count: true, Respond: func(fakellm.Call) *fakellm.Step {
+		return &fakellm.Step{Delay: 500 * time.Millisecond, Body: cutOffAnswer}
+	}}, func(c *config.Config) { c.Models = append(c.Models, configModel("gpt-4o")) })
+	p.start()
+	by := map[string]int{}
+	for i := range 20 {
+		p.publish(fmt.Sprintf("r%d", i), chat("hello"))
+	}
+	for i := range 20 {
+		by[p.await(fmt.Sprintf("r%d", i)).About.Cache]++
+	}
+	require.Equal(t, map[string]int{"miss": 1, "shared": 19}, by)
+	require.EqualValues(t, 1, p.upstream.Stats().Calls)
+	p.publish("later", chat("hello"))
+	require.Equal(t, "miss", p.await("later").About.Cache)
+	require.EqualValues(t, 2, p.upstream.Stats().Calls)
+}
+
+func TestTenantsDoNotShare(t *testing.T) {
+	p := newTestPipeline(t, fakellm.Config{Count: true, Latency: 200 * time.Millisecond}, nil)
+	p.start()
+	for round := range 2 { // at the same time; and when the first has been answered
+		prompt := chat("the same question")
+		if round == 0 {
+			p.publish("mine", prompt)
+		}
+		m := nats.NewMsg(fmt.Sprintf("llm.requests.other%d", round))
+		m.Data = []byte(prompt)
+		_, err := p.js.PublishMsg(t.Context(), m)
+		require.NoError(t, err)
+		require.Eventually(t, func() bool { return p.upstream.Stats().Calls == int64(2+round) }, 10*time.Second, 5*time.Millisecond)
+		p.await("mine")
+	}
+}
