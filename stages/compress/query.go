@@ -12,9 +12,6 @@ type query struct {
 	size  int            // how many different terms
 	heads map[string]int // how long terms begin, to their number
 	set   prefixSet
-	// wants, unless nil, reports whether a text has the kind of answer that is
-	// asked for.
-	wants func(text string) bool
 	names []string // identifiers, numbers and quoted strings, as they are written
 }
 
@@ -24,7 +21,7 @@ const maxQueryTerms = 64
 
 // headSize is how many bytes of two terms must agree to be taken for forms of
 // one word.
-const headSize = 4
+const headSize = 5
 
 func newQuery(text string) *query {
 	q := &query{terms: map[string]int{}, heads: map[string]int{}}
@@ -37,7 +34,6 @@ func newQuery(text string) *query {
 		q.addTerm(string(term))
 	}
 	q.names = identifiers(text)
-	q.wants = wantedBy(text)
 	return q
 }
 

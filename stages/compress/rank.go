@@ -22,8 +22,7 @@ const (
 	// less about its sentences.
 	titledWeight    = 1.5
 	paragraphWeight = 0.5
-	// near is what a segment gets of its neighbours at a distance of 1 and 2: of
-	// their scores, and as the weight of their terms.
+	// near is what a segment gets of its neighbours at a distance of 1 and 2.
 	near1, near2 = 0.4, 0.15
 	// sigma is the width in turns of the kernel that smooths dialogues, in which
 	// a matter is spoken of for many turns; ownWeight is what a turn's own
@@ -50,7 +49,6 @@ func rank(o *outline, q *query) (score []float64, matched bool) {
 	score = bm25(hits, lengths, nil, q.size)
 	addPairs(score, hits, idfOf(hits, q.size, len(lengths)))
 	score = smooth(o, score)
-	addContext(o, score, hits, lengths, q.size)
 	docs := docScores(o, hits, lengths, q.size)
 	top, topDoc := maxOf(score), maxOf(docs)
 	for i := range score {
@@ -59,9 +57,6 @@ func rank(o *outline, q *query) (score []float64, matched bool) {
 			continue
 		}
 		score[i] = score[i]/top + o.docWeight(i)*docs[o.doc(i)]/topDoc
-		if q.wants != nil && q.wants(o.of(i)) {
-			score[i] *= 1 + wantedBonus
-		}
 	}
 	return score, true
 }
@@ -130,8 +125,15 @@ func idfOf(hits []hit, terms, n int) []float64 {
 // bm25 scores units (segments or documents) of the given lengths. extra, unless
 // nil, says how often a hit counts beyond once.
 func bm25(hits []hit, lengths []int32, extra []float64, terms int) []float64 {
-	average, units := averageOf(lengths)
+	units, total := 0, 0.0
+	for _, l := range lengths {
+		if l > 0 {
+			units++
+			total += float64(l)
+		}
+	}
 	idf := idfOf(hits, terms, units)
+	average := total / float64(max(units, 1))
 	score := make([]float64, len(lengths))
 	tf := make([]float64, terms)
 	for from := 0; from < len(hits); {
@@ -142,34 +144,16 @@ func bm25(hits []hit, lengths []int32, extra []float64, terms int) []float64 {
 				tf[hits[to].term] += extra[to]
 			}
 		}
-		norm := bm25Norm(lengths[unit], average)
+		norm := bm25K1 * (1 - bm25B + bm25B*float64(lengths[unit])/average)
 		for _, h := range hits[from:to] {
-			score[unit] += idf[h.term] * faded(tf[h.term], norm)
+			f := tf[h.term]
+			score[unit] += idf[h.term] * f * (bm25K1 + 1) / (f + norm)
 			tf[h.term] = 0
 		}
 		from = to
 	}
 	return score
 }
-
-// averageOf gives the average of the lengths that are not 0, and how many they are.
-func averageOf(lengths []int32) (average float64, units int) {
-	total := 0.0
-	for _, l := range lengths {
-		if l > 0 {
-			units++
-			total += float64(l)
-		}
-	}
-	return total / float64(max(units, 1)), units
-}
-
-func bm25Norm(length int32, average float64) float64 {
-	return bm25K1 * (1 - bm25B + bm25B*float64(length)/average)
-}
-
-// faded is the weight of a term that is counted f times.
-func faded(f, norm float64) float64 { return f * (bm25K1 + 1) / (f + norm) }
 
 // addPairs rewards terms of the query that stand side by side.
 func addPairs(score []float64, hits []hit, idf []float64) {
@@ -203,8 +187,11 @@ func docScores(o *outline, hits []hit, lengths []int32, terms int) []float64 {
 func smooth(o *outline, score []float64) []float64 {
 	out := make([]float64, len(score))
 	for from := 0; from < len(score); {
-		to := o.endOfDoc(from)
-		if o.wide(from, to) {
+		to := from + 1
+		for to < len(score) && o.doc(to) == o.doc(from) {
+			to++
+		}
+		if o.groups[o.doc(from)].dialogue && to-from >= minWide {
 			smoothWide(out[from:to], score[from:to])
 		} else {
 			smoothNear(out[from:to], score[from:to])
@@ -212,20 +199,6 @@ func smooth(o *outline, score []float64) []float64 {
 		from = to
 	}
 	return out
-}
-
-// endOfDoc gives the segment behind those of the document of one.
-func (o *outline) endOfDoc(from int) int {
-	to := from + 1
-	for to < len(o.segments) && o.doc(to) == o.doc(from) {
-		to++
-	}
-	return to
-}
-
-// wide reports whether segments, all those of a document, take the wide kernel.
-func (o *outline) wide(from, to int) bool {
-	return o.groups[o.doc(from)].dialogue && to-from >= minWide
 }
 
 func smoothNear(out, score []float64) {
