@@ -39,6 +39,9 @@ func openCache(a *app) (store *kv.CacheStore, js jetstream.JetStream, cfg config
 		}
 	}
 	nc.Close()
+	if errors.Is(err, jetstream.ErrStreamNotFound) {
+		err = hint(err, "processor provision")
+	}
 	return nil, nil, cfg, nil, err
 }
 
