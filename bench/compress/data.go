@@ -23,6 +23,7 @@ import (
 // task is one prompt: documents, and a question with its answers.
 type task struct {
 	documents string
+	untitled  string // the documents without their titles, where they have such
 	question  string
 	answers   []string
 }

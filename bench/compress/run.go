@@ -99,11 +99,13 @@ func (b *bench) answers(w io.Writer) error {
 	if err != nil {
 		return err
 	}
+	hard := nqTasks(passages, b.part, true)
 	for _, set := range []struct {
 		name  string
 		tasks []task
 	}{
-		{"Natural Questions, 20 documents, hard", nqTasks(passages, b.part, true)},
+		{"Natural Questions, 20 documents, hard", hard},
+		{"Natural Questions, 20 paragraphs without titles, hard", withoutTitles(hard)},
 		{"Natural Questions, 20 documents, random", nqTasks(passages, b.part, false)},
 		{"XQuAD, 15 paragraphs", xquadTasks(articles, b.part)},
 	} {

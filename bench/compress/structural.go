@@ -46,11 +46,13 @@ func (b *bench) floors(w io.Writer) error {
 		return err
 	}
 	fmt.Fprintf(w, "\nPreservation as a floor: answers kept, and at a fixed ratio of the same mean\n%-18s %6s %8s %20s %20s\n", "", "floor", "ratio", "floor", "fixed")
+	hard := nqTasks(passages, b.part, true)
 	for _, set := range []struct {
 		name  string
 		tasks []task
 	}{
-		{"NQ hard", nqTasks(passages, b.part, true)},
+		{"NQ hard", hard},
+		{"NQ without titles", withoutTitles(hard)},
 		{"NQ random", nqTasks(passages, b.part, false)},
 		{"XQuAD", xquadTasks(articles, b.part)},
 	} {

@@ -42,14 +42,24 @@ func nqTasks(passages []passage, part int, hard bool) []task {
 			continue
 		}
 		chosen := slices.Insert(slices.Clone(others[:documents-1]), len(tasks)%documents, i)
-		var b strings.Builder
+		var titled, plain strings.Builder
 		for n, d := range chosen {
 			c := passages[d].Contexts[0]
-			fmt.Fprintf(&b, "Document [%d](Title: %s) %s\n", n+1, c.Title, c.Text)
+			fmt.Fprintf(&titled, "Document [%d](Title: %s) %s\n", n+1, c.Title, c.Text)
+			fmt.Fprintf(&plain, "%s\n\n", c.Text)
 		}
-		tasks = append(tasks, task{b.String(), p.Question, p.Answers})
+		tasks = append(tasks, task{titled.String(), plain.String(), p.Question, p.Answers})
 	}
 	return tasks
+}
+
+// withoutTitles gives the tasks with their documents as plain paragraphs.
+func withoutTitles(tasks []task) []task {
+	plain := slices.Clone(tasks)
+	for i := range plain {
+		plain[i].documents = plain[i].untitled
+	}
+	return plain
 }
 
 // index finds passages by BM25 over words in lower case.
@@ -126,7 +136,7 @@ func xquadTasks(articles []article, part int) []task {
 		documents := strings.Join(paragraphs, "\n\n")
 		for _, p := range articles[i].Paragraphs {
 			for _, q := range p.Questions {
-				tasks = append(tasks, task{documents, q.Question, []string{q.Answers[0].Text}})
+				tasks = append(tasks, task{documents, "", q.Question, []string{q.Answers[0].Text}})
 			}
 		}
 	}
