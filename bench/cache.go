@@ -217,11 +217,11 @@ func azureLengths(file string, second bool) ([]lengths, error) {
 // azureMix draws requests of real lengths by Zipf's law with exponent 0.9; once
 // is the share that occurs but once, and with turn the popular ones change
 // steadily. One entry in ten is of a model that costs 15 times as much.
-func azureMix(name string, real []lengths, once, turn float64) cacheTrace {
+func azureMix(name string, drawn []lengths, once, turn float64) cacheTrace {
 	random := rand.New(rand.NewPCG(9, 9))
 	t := cacheTrace{name: name}
 	item := func() cachepolicy.Item {
-		l := real[random.IntN(len(real))]
+		l := drawn[random.IntN(len(drawn))]
 		i := cachepolicy.Item{Bytes: int64(l.answer*answerToken) + answerFrame, CostUSD: (l.prompt*0.15 + l.answer*0.6) / 1e6}
 		if random.IntN(10) == 0 {
 			i.CostUSD *= 15
