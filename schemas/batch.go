@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
+	"net/http"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -78,7 +79,7 @@ func (l *BatchLine) validate() error {
 		return Invalid(CodeMissingField, "custom_id", "custom_id is missing: it names the line in the output")
 	case len(l.CustomID) > MaxCustomID:
 		return Invalid(CodeInvalidField, "custom_id", "custom_id has %d bytes, at most %d are allowed", len(l.CustomID), MaxCustomID)
-	case l.Method != "" && l.Method != "POST":
+	case l.Method != "" && l.Method != http.MethodPost:
 		return Invalid(CodeInvalidField, "method", "method %.20q is not POST", l.Method)
 	case l.URL == "":
 		return Invalid(CodeMissingField, "url", "url is missing: %s or %s", URLChat, URLEmbeddings)

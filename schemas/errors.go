@@ -119,12 +119,10 @@ func Typed(e *Error) error {
 // AsError finds the Error in a chain; any other error becomes a server error
 // that does not repeat its text, which may hold addresses or bodies.
 func AsError(err error) *Error {
-	var e *Error
-	if errors.As(err, &e) {
+	if e, ok := errors.AsType[*Error](err); ok {
 		return e
 	}
-	var call *CallError
-	if errors.As(err, &call) {
+	if call, ok := errors.AsType[*CallError](err); ok {
 		return call.Response()
 	}
 	return &Error{Type: ServerError, Code: CodeProviderError, Message: "an internal error ended the request"}

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 	"time"
@@ -284,20 +285,14 @@ func (c *CacheOptions) validate() error {
 }
 
 func oneOf(param, value string, allowed ...string) error {
-	if value == "" {
+	if value == "" || slices.Contains(allowed, value) {
 		return nil
-	}
-	for _, a := range allowed {
-		if value == a {
-			return nil
-		}
 	}
 	return Invalid(CodeInvalidField, param, "%.40q is none of %s", value, strings.Join(allowed, ", "))
 }
 
 func optionsError(err error) error {
-	var semantic *json.SemanticError
-	if errors.As(err, &semantic) {
+	if semantic, ok := errors.AsType[*json.SemanticError](err); ok {
 		param := "processor" + strings.ReplaceAll(string(semantic.JSONPointer), "/", ".")
 		if errors.Is(err, json.ErrUnknownName) {
 			return Invalid(CodeInvalidField, clip(param), "is not known; the processor object takes template, variables, structure, compress, cache, quality, select, route, tune, priority, deadline")
@@ -408,16 +403,15 @@ func kindName(k jsontext.Kind) string {
 }
 
 func syntaxError(param string, err error) error {
+	s, ok := errors.AsType[*jsontext.SyntacticError](err)
 	if errors.Is(err, jsontext.ErrDuplicateName) {
-		var s *jsontext.SyntacticError
 		name := param
-		if errors.As(err, &s) {
+		if ok {
 			name = strings.TrimPrefix(strings.ReplaceAll(string(s.JSONPointer), "/", "."), ".")
 		}
 		return Invalid(CodeDuplicateMember, clip(name), "the member stands more than once in its object")
 	}
-	var s *jsontext.SyntacticError
-	if errors.As(err, &s) {
+	if ok {
 		return Invalid(CodeInvalidJSON, clip(param), "the body is not valid JSON at byte %d: %v", s.ByteOffset, s.Err)
 	}
 	if errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.EOF) {

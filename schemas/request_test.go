@@ -76,7 +76,7 @@ func FuzzParse(f *testing.F) {
 	f.Fuzz(func(t *testing.T, body []byte) {
 		if _, err := Parse(body); err != nil {
 			var e *Error
-			require.True(t, errors.As(err, &e), "every refusal is one for the application")
+			require.ErrorAs(t, err, &e, "every refusal is one for the application")
 			require.NotEmpty(t, e.Code)
 			return
 		}

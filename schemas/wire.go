@@ -1,3 +1,4 @@
+// Package schemas holds what crosses the wire: requests, responses, errors, batch lines and what stages hand on.
 package schemas
 
 import "github.com/go-json-experiment/json/jsontext"
