@@ -318,7 +318,7 @@ func TestServerRestartLosesNothing(t *testing.T) {
 	layout := testLayout()
 	require.NoError(t, Provision(t.Context(), js, layout))
 	slow := stages.Func(func(_ context.Context, requests []*stages.Request) []stages.Verdict {
-		time.Sleep(time.Millisecond)
+		time.Sleep(time.Millisecond) //nolint:forbidigo // work that takes a while
 		return make([]stages.Verdict, len(requests))
 	})
 	stop := start(t, nc, layout, steps(pass), steps(nil, pass), steps(nil, nil, together{}), steps(nil, nil, nil, slow), steps(nil, nil, nil, nil, answer))
@@ -482,7 +482,7 @@ func TestFullStreamsHoldBackAndRecover(t *testing.T) {
 		return err == nil && info.State.Bytes > 30_000
 	}, 5*time.Second, 5*time.Millisecond)
 	// Longer than the server waits for a sign of life: held messages keep giving it.
-	time.Sleep(layout.AckWait + time.Second)
+	time.Sleep(layout.AckWait + time.Second) //nolint:forbidigo // the server's clock runs; what must not happen gives no sign
 	start(t, nc, layout, steps(nil, pass, pass, pass, answer))
 	for i := range n {
 		require.Contains(t, string(response(t, js, fmt.Sprintf("llm.responses.acme.r-%d", i)).Data), `"choices"`, "backpressure is no failure")
@@ -537,7 +537,7 @@ func TestLongWorkIsNotDeliveredAgain(t *testing.T) {
 			runs[r.ID]++
 		}
 		mu.Unlock()
-		time.Sleep(4 * layout.AckWait)
+		time.Sleep(4 * layout.AckWait) //nolint:forbidigo // work that takes longer than the server waits
 		return make([]stages.Verdict, len(requests))
 	})
 	groups := [][]Step{steps(pass), steps(nil, pass), steps(nil, nil, together{}), steps(nil, nil, nil, long), steps(nil, nil, nil, nil, answer)}
