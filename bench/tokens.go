@@ -2,6 +2,7 @@ package main
 
 import (
 	"bufio"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -171,7 +172,7 @@ func englishTexts(dataDir string) (texts []string, err error) {
 
 // codeTexts are files of Go's library.
 func codeTexts(string) (texts []string, err error) {
-	root, err := exec.Command("go", "env", "GOROOT").Output()
+	root, err := exec.CommandContext(context.Background(), "go", "env", "GOROOT").Output()
 	if err != nil {
 		return nil, fmt.Errorf("finding the sources of Go: %w", err)
 	}
