@@ -141,8 +141,8 @@ func connectOptions(c streams.ServerConfig) ([]nats.Option, error) {
 }
 
 // connectOrEmbed opens a connection as connect does; where there is no server
-// it starts one in this process. close ends both.
-func (a *app) connectOrEmbed(cfg config.Config) (nc *nats.Conn, embedded bool, close func(), err error) {
+// it starts one in this process. end closes both.
+func (a *app) connectOrEmbed(cfg config.Config) (nc *nats.Conn, embedded bool, end func(), err error) {
 	if cfg.NATS.URL == "" {
 		if _, running := streams.FindEmbedded(a.ctx, cfg.NATS.Embedded.Dir); !running {
 			return a.embed(cfg)

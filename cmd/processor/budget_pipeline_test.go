@@ -106,7 +106,7 @@ func TestABudgetRefusesAndASetLimitHoldsWithinASecond(t *testing.T) {
 	require.Equal(t, "insufficient_quota", refused.Error.Type, refused.raw)
 	require.Equal(t, "insufficient_quota", refused.Error.Code)
 	require.Equal(t, 20*answered, b.settled(budget.Day, budget.Tokens))
-	require.EqualValues(t, answered, b.upstream.Stats().Calls, "what is refused is not called")
+	require.Equal(t, answered, b.upstream.Stats().Calls, "what is refused is not called")
 	d := refused.About.Details
 	require.EqualValues(t, 100, d["limit"])
 	require.EqualValues(t, 20*answered, d["used"])
@@ -212,7 +212,7 @@ func TestAnExhaustedBudgetDefers(t *testing.T) {
 	b := newBudgeted(t, billing(), func(c *config.Config) { c.Pipeline.MaxDeliver = 1 },
 		func(c *budget.Config) { c.MinuteLimit, c.OnExhausted = 60, budget.Defer })
 	if second := time.Now().Second(); second > 50 { // else the minute ends before it is used up
-		time.Sleep(time.Duration(61-second) * time.Second)
+		time.Sleep(time.Duration(61-second) * time.Second) //nolint:forbidigo // budgets go by the minutes of the clock
 	}
 	begin := time.Now()
 	b.publish("first", bounded("first", 40))
@@ -258,7 +258,7 @@ func TestCachedAnswersCostNothing(t *testing.T) {
 	}, 5*time.Second, time.Millisecond)
 	calls := b.upstream.Stats().Calls
 	used := b.settled(budget.Day, budget.Tokens)
-	require.EqualValues(t, 20*calls, used)
+	require.Equal(t, 20*calls, used)
 	for i := range 5 { // far more than is left of the budget
 		id := fmt.Sprintf("hit%d", i)
 		b.publish(id, bounded("hello", 40))
@@ -284,7 +284,7 @@ func TestAnErrorAfterPaidCallsCarriesWhatWasPaid(t *testing.T) {
 	require.NotNil(t, body.About.Usage, a.raw)
 	require.EqualValues(t, 20*calls, body.About.Usage.TotalTokens)
 	require.InDelta(t, float64(calls)*(10*2.5+10*10)/1e6, body.About.CostUSD, 1e-12)
-	require.EqualValues(t, 20*calls, b.settled(budget.Day, budget.Tokens))
+	require.Equal(t, 20*calls, b.settled(budget.Day, budget.Tokens))
 	b.requireRebuilt()
 }
 

@@ -123,9 +123,8 @@ func setLimit(key, value string) (func(*budget.Config), error) {
 // budgetKeys are the names of the fields of budget.Config, in their order; the
 // first is tenant.
 var budgetKeys = func() (keys []string) {
-	fields := reflect.TypeFor[budget.Config]()
-	for i := range fields.NumField() {
-		keys = append(keys, fields.Field(i).Tag.Get("yaml"))
+	for field := range reflect.TypeFor[budget.Config]().Fields() {
+		keys = append(keys, field.Tag.Get("yaml"))
 	}
 	return keys
 }()

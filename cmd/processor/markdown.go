@@ -25,12 +25,12 @@ func (markdownCmd) Run(a *app, parser *kong.Kong) error {
 }
 
 func writeCommand(w io.Writer, n *kong.Node) {
-	usage := "processor " + strings.TrimPrefix(n.FullPath(), "processor ")
-	fmt.Fprintf(w, "\n## %s\n\n%s\n", strings.TrimPrefix(usage, "processor "), n.Help)
+	name := strings.TrimPrefix(n.FullPath(), "processor ")
+	fmt.Fprintf(w, "\n## %s\n\n%s\n\n    processor %s", name, n.Help, name)
 	for _, p := range n.Positional {
-		usage += " " + p.Summary()
+		fmt.Fprintf(w, " %s", p.Summary())
 	}
-	fmt.Fprintf(w, "\n    %s [flags]\n\n", usage)
+	fmt.Fprint(w, " [flags]\n\n")
 	if n.Detail != "" {
 		fmt.Fprintf(w, "%s\n\n", n.Detail)
 	}

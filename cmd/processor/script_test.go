@@ -72,12 +72,18 @@ func publishDeadLetter(ts *testscript.TestScript, _ bool, args []string) {
 
 // waitFor waits until a file is there and holds something.
 func waitFor(ts *testscript.TestScript, _ bool, args []string) {
-	for deadline := time.Now().Add(20 * time.Second); time.Now().Before(deadline); time.Sleep(10 * time.Millisecond) {
+	deadline, poll := time.After(20*time.Second), time.NewTicker(10*time.Millisecond)
+	defer poll.Stop()
+	for {
 		if info, err := os.Stat(ts.MkAbs(args[0])); err == nil && info.Size() > 0 {
 			return
 		}
+		select {
+		case <-poll.C:
+		case <-deadline:
+			ts.Fatalf("%s did not come", args[0])
+		}
 	}
-	ts.Fatalf("%s did not come", args[0])
 }
 
 // countLines checks how many lines a file has.
@@ -92,8 +98,7 @@ func countLines(ts *testscript.TestScript, _ bool, args []string) {
 func exitStatus(ts *testscript.TestScript, _ bool, args []string) {
 	err := ts.Exec(args[1], args[2:]...)
 	got := 0
-	var exit *exec.ExitError
-	if errors.As(err, &exit) {
+	if exit, ok := errors.AsType[*exec.ExitError](err); ok {
 		got = exit.ExitCode()
 	} else if err != nil {
 		ts.Fatalf("running %v: %v", args[1:], err)
