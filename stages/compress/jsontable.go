@@ -318,7 +318,7 @@ func decodeRows(names [][]byte, rows int, text []byte) (array, after []byte, err
 
 // cutCell gives the first cell of a line as it is written, and what follows.
 func cutCell(line []byte) (cell, rest []byte, more bool) {
-	end := -1
+	var end int
 	if len(line) > 0 && (line[0] == '"' || line[0] == '{' || line[0] == '[') {
 		if end = skipValue(line, 0); end < 0 || end < len(line) && line[end] != cellEnd {
 			return nil, nil, false

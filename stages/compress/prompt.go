@@ -19,7 +19,6 @@ const (
 // splitPrompt finds the documents text[start:end] and the question. The range
 // is empty when there are no documents.
 func splitPrompt(text string) (start, end int, question string) {
-	end = len(text)
 	end, question = cutTail(text)
 	head := headLen(text[:end])
 	if question == "" && head > 0 && asks(text[:head]) {

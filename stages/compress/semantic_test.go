@@ -10,11 +10,9 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func share(v float64) *float64 { return &v }
-
 // at gives the options of a semantic compression to a ratio without a floor.
 func at(ratio float64) Options {
-	return Options{Techniques: []string{Semantic}, TargetRatio: &ratio, QualityThreshold: share(0)}
+	return Options{Techniques: []string{Semantic}, TargetRatio: &ratio, QualityThreshold: new(0.0)}
 }
 
 // library gives documents of which the n-th says where the n-th thing is.
@@ -57,16 +55,16 @@ func TestThresholdWinsUnlessMeaningMayGo(t *testing.T) {
 	c := newCompressor(t)
 	text, query := library(40), "Which drawer holds the thing?"
 	for _, threshold := range []float64{0.5, 0.9, 0.99} {
-		r := c.Text(text, query, Options{Techniques: []string{Semantic}, TargetRatio: share(0.05), QualityThreshold: &threshold})
+		r := c.Text(text, query, Options{Techniques: []string{Semantic}, TargetRatio: new(0.05), QualityThreshold: &threshold})
 		require.GreaterOrEqual(t, r.Preservation, threshold)
 		require.Greater(t, float64(r.Sent), 0.05*float64(r.Original))
-		alone := c.Text(text, query, Options{Techniques: []string{Semantic}, TargetRatio: share(0), QualityThreshold: &threshold})
+		alone := c.Text(text, query, Options{Techniques: []string{Semantic}, TargetRatio: new(0.0), QualityThreshold: &threshold})
 		require.GreaterOrEqual(t, alone.Preservation, threshold)
 		no := false
-		r = c.Text(text, query, Options{Techniques: []string{Semantic}, TargetRatio: share(0.05), QualityThreshold: &threshold, PreserveMeaning: &no})
+		r = c.Text(text, query, Options{Techniques: []string{Semantic}, TargetRatio: new(0.05), QualityThreshold: &threshold, PreserveMeaning: &no})
 		require.LessOrEqual(t, float64(r.Sent), 0.05*float64(r.Original))
 	}
-	r := c.Text(text, query, Options{Techniques: []string{Semantic}, TargetRatio: share(0), QualityThreshold: share(0)})
+	r := c.Text(text, query, Options{Techniques: []string{Semantic}, TargetRatio: new(0.0), QualityThreshold: new(0.0)})
 	require.False(t, r.Changed, "nothing is asked for")
 }
 
@@ -199,7 +197,7 @@ func TestHostileExtractionIsBounded(t *testing.T) {
 	for name, text := range hostile {
 		t.Run(name, func(t *testing.T) {
 			start := time.Now()
-			r := c.Text(text, "what is a lorem INFO column?", Options{Techniques: []string{Structural, Semantic}, TargetRatio: share(0.2)})
+			r := c.Text(text, "what is a lorem INFO column?", Options{Techniques: []string{Structural, Semantic}, TargetRatio: new(0.2)})
 			require.LessOrEqual(t, r.Sent, r.Original)
 			require.Less(t, time.Since(start), 2*time.Minute)
 		})
@@ -221,7 +219,7 @@ func FuzzSemantic(f *testing.F) {
 		once := c.Text(text, query, at(ratio))
 		require.LessOrEqual(t, once.Sent, once.Original)
 		require.Equal(t, once.Text, c.Text(once.Text, query, at(ratio)).Text)
-		both := Options{TargetRatio: &ratio, QualityThreshold: share(0), Techniques: []string{Structural, Semantic}}
+		both := Options{TargetRatio: &ratio, QualityThreshold: new(0.0), Techniques: []string{Structural, Semantic}}
 		twice := c.Text(text, query, both)
 		require.LessOrEqual(t, twice.Sent, twice.Original)
 		require.Equal(t, twice.Text, c.Text(twice.Text, query, both).Text)
@@ -232,7 +230,7 @@ func FuzzSemantic(f *testing.F) {
 				require.True(t, strings.HasSuffix(once.Text, text[end:]), "the tail stays")
 			}
 		}
-		for _, s := range strings.Fields(strings.NewReplacer("…", " ", ",", " ").Replace(strings.ReplaceAll(once.Text, noticeMark, " "))) {
+		for s := range strings.FieldsSeq(strings.NewReplacer("…", " ", ",", " ").Replace(strings.ReplaceAll(once.Text, noticeMark, " "))) {
 			require.Contains(t, text, s, "every word is one of the text")
 		}
 	})

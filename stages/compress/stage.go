@@ -51,8 +51,7 @@ func use(r *stages.Request, result Result) {
 }
 
 func invalidOptions(err error) error {
-	var field *FieldError
-	if errors.As(err, &field) {
+	if field, ok := errors.AsType[*FieldError](err); ok {
 		param := "processor.compress"
 		if field.Field != "" {
 			param += "." + field.Field
