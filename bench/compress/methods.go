@@ -119,7 +119,7 @@ func plainBM25(units []string, question string) []float64 {
 	average := 0.0
 	for i, u := range units {
 		counts[i] = map[string]float64{}
-		for _, w := range strings.Fields(u) {
+		for w := range strings.FieldsSeq(u) {
 			counts[i][w]++
 		}
 		for w := range counts[i] {
@@ -130,7 +130,7 @@ func plainBM25(units []string, question string) []float64 {
 	scores := make([]float64, len(units))
 	for i, u := range units {
 		length := float64(len(strings.Fields(u)))
-		for _, w := range strings.Fields(question) {
+		for w := range strings.FieldsSeq(question) {
 			f := counts[i][w]
 			idf := math.Log(1 + (float64(len(units))-holders[w]+0.5)/(holders[w]+0.5))
 			scores[i] += idf * f * (k1 + 1) / (f + k1*(1-b+b*length/average))
