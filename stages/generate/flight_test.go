@@ -141,7 +141,7 @@ func equals(n int) []*stages.Request {
 }
 
 func slow(_ context.Context, call schemas.Call) (schemas.Answer, error) {
-	time.Sleep(time.Second)
+	time.Sleep(time.Second) //nolint:forbidigo // the clock of a bubble goes on when all sleep
 	return schemas.Answer{Body: []byte(`{"choices":[]}`), Usage: schemas.Usage{PromptTokens: 3}}, nil
 }
 
@@ -186,7 +186,7 @@ func TestAFailedLeaderFailsNobodyElse(t *testing.T) {
 		c, f := &caller{}, newFlights()
 		failures := 2
 		c.do = func(ctx context.Context, call schemas.Call) (schemas.Answer, error) {
-			time.Sleep(time.Second)
+			time.Sleep(time.Second) //nolint:forbidigo // the clock of a bubble goes on when all sleep
 			if failures--; failures >= 0 {
 				return schemas.Answer{}, &schemas.CallError{Status: 400}
 			}
@@ -212,7 +212,7 @@ func TestTheCallOfAnotherProcessIsAwaited(t *testing.T) {
 		list := equals(10)
 		s := newSharing(newLedger(), c, f)
 		v := run(t.Context(), s, list...)
-		time.Sleep(20 * time.Second)
+		time.Sleep(20 * time.Second) //nolint:forbidigo // the clock of a bubble goes on when all sleep
 		synctest.Wait()
 		require.Equal(t, 10, s.Parking().Parked())
 		require.True(t, s.Idle(), "who waits holds no worker")
@@ -243,7 +243,7 @@ func TestTheSameRequestOnAnotherReplicaIsPaidOnce(t *testing.T) {
 		f.holders["acme.a"], f.working["other"] = "other", true
 		r := newRequest("a") // shares with nobody, but is leased under its own id
 		v := run(t.Context(), newSharing(l, c, f), r)
-		time.Sleep(3 * time.Second)
+		time.Sleep(3 * time.Second) //nolint:forbidigo // the clock of a bubble goes on when all sleep
 		l.mu.Lock()
 		l.records["acme.a"] = generate.Record{Call: "theirs", Answer: []byte("answer")}
 		l.mu.Unlock()
