@@ -337,7 +337,7 @@ func (c *Cache) keepPuts() {
 		select {
 		case ack := <-p.future.Ok():
 			c.keep(p.key, p.entry, ack.Sequence)
-		case <-p.future.Err():
+		case <-p.future.Err(): //nolint:errcheck // what was not stored is not kept
 		}
 		p.stored()
 	}
