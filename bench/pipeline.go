@@ -51,6 +51,7 @@ func runPipeline(ctx context.Context, out io.Writer, args []string) error {
 	flags.IntVar(&b.requests, "requests", 20_000, "requests a scenario")
 	flags.StringVar(&b.only, "only", "", "run scenarios whose name contains this")
 	flags.BoolVar(&b.cpu, "cpu", false, "print the processor time of each process, in microseconds a request")
+	turns := flags.Int("turns", 3, "turns of the comparison; its figures are medians")
 	idle := flags.Int("idle", 500, "requests of the idle latency")
 	waiting := flags.Int("waiting", 100_000, "requests that wait while memory is measured; 0 leaves it out")
 	if err := flags.Parse(args); err != nil {
@@ -64,32 +65,9 @@ func runPipeline(ctx context.Context, out io.Writer, args []string) error {
 	if b.program, err = proc.Build(ctx, b.dir); err != nil {
 		return err
 	}
-	bareRate, err := b.bare(ctx)
-	if err != nil {
+	if err := b.againstBare(ctx, *turns); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "| scenario | requests/s | of the bare loop |\n| --- | --- | --- |\n| bare JetStream loop, 5 hops | %.0f | 1.00 |\n", bareRate)
-	for _, s := range []scenario{
-		{"five groups, simulated provider", false, fiveGroups, true, ""},
-		{"five groups, HTTP upstream", true, fiveGroups, true, ""},
-		{"five groups, HTTP upstream, no archive", true, fiveGroups, false, ""},
-		{"one group, HTTP upstream", true, oneGroup, true, ""},
-		{"one group, HTTP upstream, no archive", true, oneGroup, false, ""},
-	} {
-		if !strings.Contains(s.name, b.only) {
-			continue
-		}
-		rate, err := b.throughput(ctx, s)
-		if err != nil {
-			return fmt.Errorf("%s: %w", s.name, err)
-		}
-		fmt.Fprintf(out, "| %s | %.0f | %.2f |\n", s.name, rate, rate/bareRate)
-	}
-	again, err := b.bare(ctx)
-	if err != nil {
-		return err
-	}
-	fmt.Fprintf(out, "| bare JetStream loop, 5 hops, again at the end | %.0f | %.2f |\n\n", again, again/bareRate)
 	if *idle > 0 {
 		if err := b.idle(ctx, *idle); err != nil {
 			return fmt.Errorf("idle latency: %w", err)
@@ -100,6 +78,47 @@ func runPipeline(ctx context.Context, out io.Writer, args []string) error {
 			return fmt.Errorf("memory: %w", err)
 		}
 	}
+	return nil
+}
+
+// againstBare measures every scenario between two runs of the bare loop, several
+// turns of them: the machine's own speed changes by a fifth within minutes, so a
+// rate is set against the mean of the bare loops beside it.
+func (b *pipelineBench) againstBare(ctx context.Context, turns int) error {
+	scenarios := []scenario{
+		{"five groups, simulated provider", false, fiveGroups, true, ""},
+		{"five groups, HTTP upstream", true, fiveGroups, true, ""},
+		{"five groups, HTTP upstream, no archive", true, fiveGroups, false, ""},
+		{"one group, HTTP upstream", true, oneGroup, true, ""},
+		{"one group, HTTP upstream, no archive", true, oneGroup, false, ""},
+	}
+	scenarios = slices.DeleteFunc(scenarios, func(s scenario) bool { return !strings.Contains(s.name, b.only) })
+	rates, ratios := make([][]float64, len(scenarios)), make([][]float64, len(scenarios))
+	before, err := b.bare(ctx)
+	if err != nil {
+		return err
+	}
+	bares := []float64{before}
+	for range turns {
+		for i, s := range scenarios {
+			rate, err := b.throughput(ctx, s)
+			if err != nil {
+				return fmt.Errorf("%s: %w", s.name, err)
+			}
+			after, err := b.bare(ctx)
+			if err != nil {
+				return err
+			}
+			rates[i], ratios[i] = append(rates[i], rate), append(ratios[i], 2*rate/(before+after))
+			before, bares = after, append(bares, after)
+		}
+	}
+	fmt.Fprintf(b.out, "| scenario | requests/s, median | of the bare loop beside it, median | each turn |\n| --- | --- | --- | --- |\n")
+	fmt.Fprintf(b.out, "| bare JetStream loop, 5 hops | %.0f (%.0f to %.0f) | 1.00 | |\n", median(bares), slices.Min(bares), slices.Max(bares))
+	for i, s := range scenarios {
+		fmt.Fprintf(b.out, "| %s | %.0f | %.2f | %.2f |\n", s.name, median(rates[i]), median(ratios[i]), ratios[i])
+	}
+	fmt.Fprintln(b.out)
 	return nil
 }
 
@@ -364,4 +383,10 @@ func (b *pipelineBench) memory(ctx context.Context, waiting int) error {
 	}
 	fmt.Fprintf(b.out, "Memory of the processor, %d requests waiting on an external server, upstream 200 ms: at most %d MB over 10 s.\n", waiting, most>>20)
 	return nil
+}
+
+// median gives the middle of some figures; of an even number the upper one.
+func median(figures []float64) float64 {
+	sorted := slices.Sorted(slices.Values(figures))
+	return sorted[len(sorted)/2]
 }

@@ -24,7 +24,7 @@ type Record struct {
 	Calls    int            `json:"calls"` // made for the request so far
 	Usage    schemas.Usage  `json:"usage"`
 	CostUSD  float64        `json:"cost_usd"`
-	Answer   jsontext.Value `json:"answer"`
+	Answer   jsontext.Value `json:"answer,omitzero"`
 }
 
 // ErrRecorded is a record that another call made first.
@@ -96,10 +96,22 @@ func readRecord(m jsx.Stored) (Record, bool) {
 	return record, true
 }
 
+// marshalWith writes a value as JSON with the answer added as it is: providers
+// give valid JSON, and to look through it once more for each copy takes time.
+func marshalWith(v any, answer jsontext.Value) ([]byte, error) {
+	text, err := json.Marshal(v)
+	if err != nil {
+		return nil, err
+	}
+	return schemas.SetMember(text, "answer", answer), nil
+}
+
 // Create writes the record of a key unless it has one: then ErrRecorded. Other
 // errors leave the outcome unknown; the same Create may be tried again.
 func (a *Answers) Create(ctx context.Context, key string, record Record) error {
-	value, err := json.Marshal(&record)
+	answer := record.Answer
+	record.Answer = nil
+	value, err := marshalWith(&record, answer)
 	if err != nil {
 		return fmt.Errorf("encoding the record of %s: %w", key, err)
 	}

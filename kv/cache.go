@@ -50,7 +50,7 @@ type Entry struct {
 	Usage    schemas.Usage  `json:"usage"` // of the call that was paid
 	CostUSD  float64        `json:"cost_usd"`
 	Expires  schemas.Millis `json:"expires"`
-	Answer   jsontext.Value `json:"answer"`
+	Answer   jsontext.Value `json:"answer,omitzero"`
 
 	Request string         `json:"request,omitzero"` // that paid for it: tenant.id
 	Made    schemas.Millis `json:"made,omitzero"`
@@ -307,7 +307,9 @@ func (c *Cache) store(key string, entry Entry, stored func()) {
 }
 
 func (c *Cache) publish(key string, entry Entry, stored func()) bool {
-	value, err := json.Marshal(&entry)
+	bare := entry
+	bare.Answer = nil
+	value, err := marshalWith(&bare, entry.Answer)
 	if err != nil {
 		return false
 	}

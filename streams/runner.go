@@ -29,7 +29,7 @@ type Step struct {
 type RunnerConfig struct {
 	Layout     Layout
 	MaxDeliver int // failures of one request before it is given up; default 5
-	Capacity   int // requests held at once; default 1024
+	Capacity   int // requests held at once; default 512
 	Bytes      int // of the messages held at once, about; default 128 MB
 	MaxPayload int // the server's limit on a message, in bytes
 
@@ -71,6 +71,7 @@ type Runner struct {
 	mu    sync.Mutex
 	held  int // requests taken and not settled
 	bytes int // of their messages
+	pace  pace
 	freed chan struct{}
 	open  map[*delivery]struct{}
 }
@@ -94,7 +95,7 @@ func NewRunner(nc *nats.Conn, cfg RunnerConfig, steps []Step) (*Runner, error) {
 		cfg.MaxDeliver = 5
 	}
 	if cfg.Capacity <= 0 {
-		cfg.Capacity = 1024
+		cfg.Capacity = 512
 	}
 	if cfg.Bytes <= 0 {
 		cfg.Bytes = 128 << 20
@@ -258,7 +259,7 @@ func (r *Runner) nextStep(from int, verdict stages.Verdict) (step int, inside bo
 func (r *Runner) free(ctx context.Context) (requests, bytes int) {
 	for ctx.Err() == nil {
 		r.mu.Lock()
-		requests = r.cfg.Capacity - r.held + r.cfg.Parking.Parked()
+		requests = r.cfg.Capacity + r.pace.ahead(time.Now()) - r.held + r.cfg.Parking.Parked()
 		bytes = r.cfg.Bytes - r.bytes
 		r.mu.Unlock()
 		if requests > 0 && bytes > 0 {
@@ -274,6 +275,32 @@ func (r *Runner) free(ctx context.Context) (requests, bytes int) {
 	return 0, 0
 }
 
+const (
+	// paceEvery is how often the pace of a runner is measured.
+	paceEvery = 100 * time.Millisecond
+	// paceAhead is the work that may be held beyond the capacity: what is worked
+	// within this time at the present pace. Slow calls are not hoarded by it,
+	// and fast ones are read and written in larger slices.
+	paceAhead = 50 * time.Millisecond
+	maxAhead  = 1024
+)
+
+// pace is how fast requests are settled.
+type pace struct {
+	settled int // since it was measured
+	at      time.Time
+	extra   int
+}
+
+// ahead gives how many requests more than the capacity may be held.
+func (p *pace) ahead(now time.Time) int {
+	if passed := now.Sub(p.at); passed >= paceEvery {
+		p.extra = min(maxAhead, int(float64(p.settled)*paceAhead.Seconds()/passed.Seconds()))
+		p.settled, p.at = 0, now
+	}
+	return p.extra
+}
+
 func (r *Runner) hold(d *delivery, requests int) {
 	r.mu.Lock()
 	r.held += requests
@@ -286,6 +313,7 @@ func (r *Runner) release(d *delivery) {
 	r.mu.Lock()
 	r.held -= d.requests
 	r.bytes -= len(d.msg.Data())
+	r.pace.settled += d.requests
 	delete(r.open, d)
 	r.mu.Unlock()
 	r.wake()

@@ -584,3 +584,14 @@ func TestMemoryIsBoundedByBytes(t *testing.T) {
 	cancel()
 	done.Wait()
 }
+
+func TestPaceDecidesWhatIsHeldBeyondTheCapacity(t *testing.T) {
+	now := time.Now()
+	p := pace{at: now}
+	p.settled = 10 // in a tenth of a second: five in the time ahead
+	require.Equal(t, 5, p.ahead(now.Add(paceEvery)))
+	p.settled = 1 << 20
+	require.Equal(t, 5, p.ahead(now.Add(paceEvery+time.Millisecond)), "measured seldom")
+	require.Equal(t, maxAhead, p.ahead(now.Add(2*paceEvery)))
+	require.Zero(t, p.ahead(now.Add(3*paceEvery)), "what stands still takes no more")
+}

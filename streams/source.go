@@ -58,7 +58,7 @@ func (s *source) run(ctx context.Context) {
 		}
 		failures = 0
 		if got == n {
-			want = min(2*want, s.runner.cfg.Capacity)
+			want = min(2*want, s.runner.cfg.Capacity+maxAhead)
 		} else {
 			want = pullBase
 		}
