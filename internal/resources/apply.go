@@ -8,9 +8,9 @@ import (
 )
 
 // gcPercent trades memory for time: the garbage collector runs when the heap
-// has grown to three times what was in use. What is in use is bounded by what the
+// has grown to two and a half times what was in use. What is in use is bounded by what the
 // runners hold, some tens of megabytes; max_memory bounds the whole.
-const gcPercent = 200
+const gcPercent = 150
 
 // niceness is the priority as the system counts it; what is lower goes first.
 var niceness = map[string]int{Low: 10, Normal: 0, High: -5}
