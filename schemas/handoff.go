@@ -81,6 +81,12 @@ type Tokens struct {
 	Saved          int `json:"saved"`
 }
 
+// Bill sets the tokens of the prompt to what a provider billed for it; what
+// compression saved comes on top of what was asked for.
+func (t *Tokens) Bill(prompt int) {
+	t.PromptOriginal, t.PromptSent = prompt+t.Saved, prompt
+}
+
 // Spent is what answers cost.
 type Spent struct {
 	Usage   Usage   `json:"usage,omitzero"`

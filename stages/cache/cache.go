@@ -85,6 +85,7 @@ func use(r *stages.Request, entry Entry) {
 	r.Answer = entry.Answer
 	r.Usage = entry.Usage
 	r.CostUSD = 0
+	r.Tokens.Bill(entry.Usage.PromptTokens)
 	r.Selected = schemas.Selected{Model: entry.Model, Provider: entry.Provider, Because: "cached"}
 }
 

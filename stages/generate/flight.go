@@ -240,6 +240,7 @@ func usable(shared Shared, r *stages.Request) bool {
 func share(r *stages.Request, shared Shared) {
 	r.Cache = cache.Shared
 	r.Answer, r.Usage, r.CostUSD = shared.Answer, shared.Usage, 0
+	r.Tokens.Bill(shared.Usage.PromptTokens)
 	r.Selected = schemas.Selected{Model: shared.Model, Provider: shared.Provider, Because: "shared"}
 }
 

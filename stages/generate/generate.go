@@ -262,13 +262,7 @@ func use(r *stages.Request, record Record) {
 	r.Answer, r.Calls = record.Answer, record.Calls
 	r.Usage, r.CostUSD = r.Earlier.Usage.Add(record.Usage), r.Earlier.CostUSD+record.CostUSD
 	r.Selected.Model, r.Selected.Provider = record.Model, record.Provider
-	if r.Round > 0 {
-		return
+	if r.Round == 0 {
+		r.Tokens.Bill(record.Usage.PromptTokens)
 	}
-	if r.Tokens == (schemas.Tokens{}) {
-		r.Tokens.PromptOriginal = record.Usage.PromptTokens
-	} else {
-		r.Tokens.PromptOriginal = record.Usage.PromptTokens + r.Tokens.Saved
-	}
-	r.Tokens.PromptSent = record.Usage.PromptTokens
 }
