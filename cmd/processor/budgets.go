@@ -51,6 +51,13 @@ func (b *budgets) Limited(tenant string) bool { return b.ledger.Limited(tenant) 
 // Changed implements generate.Budget.
 func (b *budgets) Changed(tenant string) <-chan struct{} { return b.ledger.Changed(tenant) }
 
+// Waits implements generate.Budget: an answer in nanoseconds, but for counting,
+// from the record as this process has heard of it. Only Reserve decides.
+func (b *budgets) Waits(r *stages.Request, route generate.Route) bool {
+	e, err := b.estimate(r, route)
+	return err == nil && b.ledger.Check(r.Tenant, route.Model, e.amount) == budget.Wait
+}
+
 // Reserve implements generate.Budget.
 func (b *budgets) Reserve(ctx context.Context, r *stages.Request, route generate.Route, call string) (generate.Grant, error) {
 	e, err := b.estimate(r, route)

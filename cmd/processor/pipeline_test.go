@@ -19,6 +19,7 @@ import (
 	"github.com/adpa/processor/internal/providers"
 	"github.com/adpa/processor/internal/tokens"
 	"github.com/adpa/processor/internal/units"
+	"github.com/adpa/processor/kv/budget"
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages/generate"
 	"github.com/adpa/processor/streams"
@@ -323,4 +324,22 @@ func TestConfiguredModelsCountTheirOwnWay(t *testing.T) {
 	base, err := counter.Text("gpt-4", text)
 	require.NoError(t, err)
 	require.Equal(t, 2*base, own)
+}
+
+func TestRequestsWaitForBudgetThatIsOnlyReserved(t *testing.T) {
+	p := newTestPipeline(t, fakellm.Config{Latency: 30 * time.Millisecond}, func(c *config.Config) {
+		b := budget.Defaults()
+		b.Tenant, b.DailyLimit = "acme", 1400 // forty bills of 30, but not half of their estimates
+		c.Budgets = []budget.Config{b}
+	})
+	p.start()
+	const n = 40
+	for i := range n {
+		p.publish(fmt.Sprintf("w-%d", i), fmt.Sprintf(`{"model":"gpt-4o","max_completion_tokens":60,"messages":[{"role":"user","content":"number %d"}]}`, i))
+	}
+	for i := range n {
+		a := p.await(fmt.Sprintf("w-%d", i))
+		require.Len(t, a.Choices, 1, a.raw)
+	}
+	require.EqualValues(t, n, p.upstream.Stats().Calls)
 }

@@ -18,6 +18,9 @@ type Budget interface {
 	Limited(tenant string) bool
 	// Reserve asks for what the call may be billed at most. It does not wait for budget.
 	Reserve(ctx context.Context, r *stages.Request, route Route, call string) (Grant, error)
+	// Waits says from what this process knows, without asking anybody, whether
+	// open reservations would still be in the way.
+	Waits(r *stages.Request, route Route) bool
 	// Changed gives a channel that is closed when it is worth asking again.
 	Changed(tenant string) <-chan struct{}
 	// Settle charges what a call was billed; Release says that it surely was
@@ -103,12 +106,15 @@ func (s *Stage) reserve(ctx context.Context, f *flight, r *stages.Request, route
 			*route = grant.Instead
 			continue
 		}
-		select {
-		case <-changed:
-		case <-timeout.C:
-			return stages.Wait(unpark), false
-		case <-ctx.Done():
-			return s.failed(ctx, f, r, *route, ctx.Err()), false
+		for waits := true; waits; waits = s.deps.Budget.Waits(r, *route) {
+			select {
+			case <-changed:
+				changed = s.deps.Budget.Changed(r.Tenant)
+			case <-timeout.C:
+				return stages.Wait(unpark), false
+			case <-ctx.Done():
+				return s.failed(ctx, f, r, *route, ctx.Err()), false
+			}
 		}
 	}
 }
