@@ -32,7 +32,6 @@ type State struct {
 
 	BodyHash    string `json:"hash"`             // Fingerprint of the body as published
 	Fingerprint string `json:"key,omitzero"`     // the cache key, once known
-	Group       string `json:"group,omitzero"`   // requests with the same value may share a batch
 	Cache       string `json:"cache,omitzero"`   // miss, hit, shared, normalized, off
 	Attempt     int    `json:"attempt,omitzero"` // distinguishes hand-offs of one request to the same stage
 	Failures    int    `json:"failures,omitzero"`

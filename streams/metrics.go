@@ -3,7 +3,6 @@ package streams
 import (
 	"time"
 
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/prometheus/client_golang/prometheus"
 
 	"github.com/adpa/processor/schemas"
@@ -93,7 +92,7 @@ func (m *Metrics) decided(stage string, class schemas.Class, action stages.Actio
 	}
 }
 
-func (m *Metrics) delivered(stage string, class schemas.Class, times int, meta *jetstream.MsgMetadata) {
+func (m *Metrics) delivered(stage string, times int) {
 	if times > 1 {
 		m.redeliveries.WithLabelValues(stage).Inc()
 	}

@@ -51,7 +51,7 @@ func (r *Runner) receiveRequest(s *source, d *delivery, meta *jetstream.MsgMetad
 	it.request.Ticket, it.request.Deliveries = it, d.delivered
 	err := r.admit(&it.request, d.msg, meta)
 	r.hold(d, 1)
-	r.cfg.Metrics.delivered(s.durable.stage, it.request.Class, d.delivered, meta)
+	r.cfg.Metrics.delivered(s.durable.stage, d.delivered)
 	switch {
 	case err != nil:
 		r.decided <- outcome{item: it, verdict: stages.Reject(err)}
@@ -182,7 +182,7 @@ func (r *Runner) receiveHandoffs(s *source, d *delivery, meta *jetstream.MsgMeta
 		}
 		items = append(items, it)
 	}
-	r.cfg.Metrics.delivered(s.durable.stage, handoffs[0].Class, d.delivered, meta)
+	r.cfg.Metrics.delivered(s.durable.stage, d.delivered)
 	r.steps[s.step].queue.push(items...)
 }
 

@@ -107,7 +107,7 @@ func (s *source) pull(ctx context.Context, consumer jetstream.Consumer, n, bytes
 
 // recover waits a growing time and sets the consumer up again where it is gone.
 func (s *source) recover(ctx context.Context, err error, failures int) {
-	if ctx.Err() != nil || errors.Is(err, nats.ErrConnectionClosed) {
+	if ctx.Err() != nil {
 		return
 	}
 	s.runner.warn(s, failures, err)
