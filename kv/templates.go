@@ -18,6 +18,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/adpa/processor/internal/jsx"
+	"github.com/adpa/processor/internal/near"
 	"github.com/adpa/processor/schemas"
 )
 
@@ -322,48 +323,25 @@ const (
 
 // Near gives up to three names that are spelled much like a name.
 func (t *Templates) Near(name string) []string {
-	type near struct {
+	type candidate struct {
 		name     string
 		distance int
 	}
-	var found []near
+	var found []candidate
 	most := max(1, len(name)/3)
 	names := t.Names()
 	for _, n := range names[:min(len(names), maxCompared)] {
 		if d := len(n) - len(name); d > most || -d > most {
 			continue
 		}
-		if d := distance(strings.ToLower(n), strings.ToLower(name)); d <= most {
-			found = append(found, near{n, d})
+		if d := near.Distance(strings.ToLower(n), strings.ToLower(name)); d <= most {
+			found = append(found, candidate{n, d})
 		}
 	}
-	slices.SortStableFunc(found, func(x, y near) int { return cmp.Compare(x.distance, y.distance) })
+	slices.SortStableFunc(found, func(x, y candidate) int { return cmp.Compare(x.distance, y.distance) })
 	var list []string
 	for _, n := range found[:min(len(found), maxNear)] {
 		list = append(list, n.name)
 	}
 	return list
-}
-
-// distance is how many letters must be added, removed or changed to make one
-// name of another (Levenshtein).
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			above := row[j+1]
-			change := diagonal
-			if a[i] != b[j] {
-				change++
-			}
-			row[j+1] = min(change, above+1, row[j]+1)
-			diagonal = above
-		}
-	}
-	return row[len(b)]
 }

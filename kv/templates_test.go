@@ -10,6 +10,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
+
+	"github.com/adpa/processor/internal/near"
 )
 
 func openTemplates(t *testing.T, nc *nats.Conn) *Templates {
@@ -162,6 +164,6 @@ func TestDistance(t *testing.T) {
 		a, b string
 		want int
 	}{{"", "", 0}, {"a", "", 1}, {"", "ab", 2}, {"summarise", "summarize", 1}, {"greet", "gret", 1}, {"abc", "xyz", 3}} {
-		require.Equal(t, c.want, distance(c.a, c.b), "%s %s", c.a, c.b)
+		require.Equal(t, c.want, near.Distance(c.a, c.b), "%s %s", c.a, c.b)
 	}
 }

@@ -199,6 +199,19 @@ type jsonFlag struct {
 	JSON bool `name:"json" help:"Print JSON, one object a line."`
 }
 
+// olderThan reads the flag --older: the time before which something is older
+// than that, or none where the flag is not given.
+func olderThan(flag string) (before time.Time, err error) {
+	if flag == "" {
+		return time.Time{}, nil
+	}
+	age, err := time.ParseDuration(flag)
+	if err != nil || age < 0 {
+		return time.Time{}, wrongUse(fmt.Errorf("--older: %.40q is not a duration", flag), "--older 24h")
+	}
+	return time.Now().Add(-age), nil
+}
+
 // plural writes a number with its noun: 1 request, 2 requests.
 func plural(n int, noun string) string {
 	if n == 1 {

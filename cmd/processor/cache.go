@@ -53,13 +53,9 @@ type cacheFilter struct {
 }
 
 func (f *cacheFilter) match() (func(kv.StoredEntry) bool, error) {
-	var before time.Time
-	if f.Older != "" {
-		age, err := time.ParseDuration(f.Older)
-		if err != nil || age < 0 {
-			return nil, wrongUse(fmt.Errorf("--older: %.40q is not a duration", f.Older), "--older 24h")
-		}
-		before = time.Now().Add(-age)
+	before, err := olderThan(f.Older)
+	if err != nil {
+		return nil, err
 	}
 	return func(e kv.StoredEntry) bool {
 		return (f.Model == "" || e.Model == f.Model) && (before.IsZero() || e.Stored.Before(before))

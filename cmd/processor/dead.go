@@ -29,13 +29,9 @@ type deadFilter struct {
 }
 
 func (f *deadFilter) match() (func(streams.DeadLetter) bool, error) {
-	var before time.Time
-	if f.Older != "" {
-		age, err := time.ParseDuration(f.Older)
-		if err != nil || age < 0 {
-			return nil, wrongUse(fmt.Errorf("--older: %.40q is not a duration", f.Older), "--older 24h")
-		}
-		before = time.Now().Add(-age)
+	before, err := olderThan(f.Older)
+	if err != nil {
+		return nil, err
 	}
 	return func(l streams.DeadLetter) bool {
 		return (f.Stage == "" || l.Stage == f.Stage) && (f.Reason == "" || string(l.Reason) == f.Reason) &&

@@ -7,6 +7,7 @@ import (
 
 	"github.com/goccy/go-yaml/ast"
 
+	"github.com/adpa/processor/internal/near"
 	"github.com/adpa/processor/internal/units"
 )
 
@@ -92,8 +93,8 @@ func unknown(f *Field, path, name string) string {
 		where = "the configuration"
 	}
 	hint := ""
-	if near := nearest(name, f.names()); near != "" {
-		hint = "; did you mean " + near + "?"
+	if known := nearest(name, f.names()); known != "" {
+		hint = "; did you mean " + known + "?"
 	}
 	return fmt.Sprintf("is not known%s (%s takes %s)", hint, where, strings.Join(f.names(), ", "))
 }
@@ -186,30 +187,9 @@ func article(k Kind) string {
 func nearest(written string, names []string) string {
 	best, least := "", 3
 	for _, name := range names {
-		if d := distance(written, name); d < least && d < len(name) {
+		if d := near.Distance(written, name); d < least && d < len(name) {
 			best, least = name, d
 		}
 	}
 	return best
-}
-
-// distance is the number of letters to insert, delete or replace between two names.
-func distance(a, b string) int {
-	row := make([]int, len(b)+1)
-	for j := range row {
-		row[j] = j
-	}
-	for i := range len(a) {
-		diagonal := row[0]
-		row[0] = i + 1
-		for j := range len(b) {
-			cost := diagonal
-			if a[i] != b[j] {
-				cost++
-			}
-			diagonal = row[j+1]
-			row[j+1] = min(cost, row[j]+1, row[j+1]+1)
-		}
-	}
-	return row[len(b)]
 }
