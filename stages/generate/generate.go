@@ -53,7 +53,11 @@ type Route struct {
 	Model    string // the provider's name of it
 	Provider string
 	Because  string
-	Caller   Caller
+	// Probability is that with which the model was chosen, 0 where there was no choice.
+	Probability float64
+	Caller      Caller
+	// Fallback are the models to take instead, in this order, while this one fails.
+	Fallback []Route
 }
 
 // Router chooses a model. An error is the application's, as model_not_found.
@@ -77,6 +81,22 @@ type Deps struct {
 	// Deltas begins a streamed answer: what it gives takes the chunks, in order.
 	// May be nil.
 	Deltas func(r *stages.Request) (send func(chunk []byte))
+	// Prepare sets the parameters that the product chooses for a call: it gives
+	// the body to send instead of the given one and an object of what it set, or
+	// nil for both. May be nil.
+	Prepare func(r *stages.Request, route Route, body []byte) (sent, parameters []byte)
+	// Called is told how each call went. It must not block. May be nil.
+	Called func(Called)
+}
+
+// Called is how a call went.
+type Called struct {
+	Request *stages.Request // must not be kept
+	Route   Route
+	Took    time.Duration
+	First   time.Duration // until the first chunk of a streamed answer; 0 if it was not streamed
+	Answer  schemas.Answer
+	Err     error // a *schemas.CallError, or that of the context
 }
 
 // Stage calls the models: each request on its own, no more at a time than
@@ -173,8 +193,9 @@ func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request, free fun
 		ctx, cancel = context.WithDeadline(ctx, r.Deadline.Time())
 		defer cancel()
 	}
+	s.prepare(r, route, &call)
 	r.Calls += tries(r)
-	answer, err := route.Caller.Generate(ctx, call)
+	answer, err := s.call(ctx, r, route, call)
 	free()
 	lasting := context.WithoutCancel(ctx)
 	if err != nil {
@@ -185,8 +206,49 @@ func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request, free fun
 		Call: call.ID, Model: route.Model, Provider: route.Provider, Calls: r.Calls,
 		Usage: answer.Usage, CostUSD: s.deps.Cost(route.Model, answer.Usage), Answer: answer.Body,
 	}
-	r.Selected.Because = route.Because
+	r.Selected.Because, r.Selected.Probability = route.Because, route.Probability
 	return s.record(lasting, r, record)
+}
+
+// prepare sets the parameters that the product chooses, beside those that the
+// budget has set.
+func (s *Stage) prepare(r *stages.Request, route Route, call *schemas.Call) {
+	if s.deps.Prepare == nil {
+		return
+	}
+	sent, parameters := s.deps.Prepare(r, route, call.Body)
+	if sent == nil {
+		return
+	}
+	call.Body = sent
+	if len(r.Parameters) == 0 {
+		r.Parameters = parameters
+		return
+	}
+	schemas.Members(parameters, func(name []byte, _, value schemas.Span) bool {
+		r.Parameters = schemas.SetMember(r.Parameters, string(name), value.Of(parameters))
+		return true
+	})
+}
+
+// call calls the model and tells how it went.
+func (s *Stage) call(ctx context.Context, r *stages.Request, route Route, call schemas.Call) (schemas.Answer, error) {
+	if s.deps.Called == nil {
+		return route.Caller.Generate(ctx, call)
+	}
+	begun := time.Now()
+	var first time.Duration
+	if delta := call.Delta; delta != nil {
+		call.Delta = func(chunk []byte) {
+			if first == 0 {
+				first = time.Since(begun)
+			}
+			delta(chunk)
+		}
+	}
+	answer, err := route.Caller.Generate(ctx, call)
+	s.deps.Called(Called{Request: r, Route: route, Took: time.Since(begun), First: first, Answer: answer, Err: err})
+	return answer, err
 }
 
 // tries counts this call, and the deliveries before this one, which may have
