@@ -41,6 +41,10 @@ type State struct {
 	Earlier  Spent  `json:"earlier,omitzero"`  // what those cost
 	Template string `json:"template,omitzero"` // that the messages were made from, as name@revision
 
+	// Tried are the models whose answers were judged not good enough, in order:
+	// the next round goes to a better one than these.
+	Tried []string `json:"tried,omitzero"`
+
 	Tokens         Tokens         `json:"tokens,omitzero"`
 	Selected       Selected       `json:"selected,omitzero"`
 	Parameters     jsontext.Value `json:"parameters,omitzero"`      // that the product set or changed
