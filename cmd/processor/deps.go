@@ -204,9 +204,6 @@ func (d *deps) runnerConfig(group []string) streams.RunnerConfig {
 // messageRoom is what the requests of a batch may have together.
 func (d *deps) messageRoom() int { return int(d.nc.MaxPayload()) / 2 }
 
-// generateBusy reports whether more waits for generate than its workers take.
-func (d *deps) generateBusy() bool { return d.backlog.Waiting(stages.Generate) > 0 }
-
 // recorded finds an answer that did not travel with its request.
 func (d *deps) recorded(ctx context.Context, key string) ([]byte, error) {
 	record, found, err := d.answers.FindNow(ctx, key)

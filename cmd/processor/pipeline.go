@@ -29,7 +29,7 @@ func steps(d *deps) []streams.Step {
 	return []streams.Step{
 		{Name: stages.Compress, Stage: stages.Before(d.templates.Render, stages.Before(d.forms.Ask, compress.Stage(d.compressor)))},
 		{Name: stages.Cache, Stage: cache.New(d.cacheConfig(), d.cached(), d.metrics.cacheResult)},
-		{Name: stages.Batch, Stage: batch.New(c.Batch, batch.Limits{Bytes: d.messageRoom()}, d.generateBusy)},
+		{Name: stages.Batch, Stage: batch.New(c.Batch, batch.Limits{Bytes: d.messageRoom()})},
 		{Name: stages.Generate, Stage: d.generate, Slice: 64, Workers: 2},
 		{Name: stages.Score, Stage: stages.Before(d.forms.Check, score.Stage(score.New(c.Score), d.forget, d.metrics.quality.Observe))},
 	}

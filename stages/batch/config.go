@@ -12,8 +12,10 @@ import (
 type Config struct {
 	// MaxBatchSize is how many requests a batch holds at most. Default 10.
 	MaxBatchSize int `yaml:"max_batch_size"`
-	// Timeout is how long a request waits at most for others of its kind while
-	// all workers are busy; it waits not at all while one is idle. Default 1s.
+	// Timeout is how long a request waits at most for others of its kind; 0 is
+	// not at all. Interactive chats never wait; embeddings and class batch wait
+	// 2 to 50 ms, by the rate of their arrival, and never longer than this.
+	// Default 1s.
 	Timeout units.Duration `yaml:"timeout"`
 }
 
