@@ -36,6 +36,7 @@ type State struct {
 	Attempt     int    `json:"attempt,omitzero"` // distinguishes hand-offs of one request to the same stage
 	Failures    int    `json:"failures,omitzero"`
 	NotBefore   Millis `json:"not_before,omitzero"` // when the request is to be worked at the earliest
+	Beyond      bool   `json:"beyond,omitzero"`     // sent beyond its tenant's share: it goes beside the tenant's shard
 
 	Round    int    `json:"round,omitzero"`    // answers that were asked for before this one and did not do
 	Earlier  Spent  `json:"earlier,omitzero"`  // what those cost
@@ -44,6 +45,11 @@ type State struct {
 	// Tried are the models whose answers were judged not good enough, in order:
 	// the next round goes to a better one than these.
 	Tried []string `json:"tried,omitzero"`
+
+	Attempts []Attempt `json:"attempts,omitzero"` // the answers that were judged, in order
+	Best     *Best     `json:"best,omitzero"`     // of those that were not good enough
+	Fed      bool      `json:"fed,omitzero"`      // the last messages of the body say what was wrong with an answer
+	Settled  bool      `json:"settled,omitzero"`  // the answer is the best of all that were asked for, as the cache knows
 
 	Tokens         Tokens         `json:"tokens,omitzero"`
 	Selected       Selected       `json:"selected,omitzero"`

@@ -71,7 +71,9 @@ type CacheOptions struct {
 type QualityOptions struct {
 	Metrics     []string `json:"metrics,omitzero"`
 	Threshold   *float64 `json:"threshold,omitzero"`
-	MaxAttempts int      `json:"max_attempts,omitzero"`
+	MaxAttempts *int     `json:"max_attempts,omitzero"`
+	// Required makes an answer below the threshold an error.
+	Required bool `json:"required,omitzero"`
 }
 
 // Fingerprint identifies a body as it was published: SHA-256 of its bytes, in hex, shortened to 32 digits.

@@ -17,6 +17,7 @@ type About struct {
 	Conflict       bool           `json:"conflict,omitzero" jsonschema:"the id was used before with another body; this is the answer to that one"`
 	ModelRequested string         `json:"model_requested"`
 	Attempts       int            `json:"attempts" jsonschema:"calls to providers that were made for this request"`
+	Answers        []Attempt      `json:"answers,omitzero" jsonschema:"the answers that were judged, where there was more than one"`
 	Selected       *Selected      `json:"selected,omitzero"`
 	Cache          string         `json:"cache" jsonschema:"miss, hit, shared, normalized or off"`
 	Tokens         Tokens         `json:"tokens"`
@@ -124,6 +125,9 @@ func AnswerResponse(h *Handoff) ([]byte, error) {
 		Cache: h.Cache, Tokens: h.Tokens, CostUSD: h.CostUSD,
 		Quality: h.Quality, Parameters: h.Parameters, Compress: h.Compress,
 		Template: h.Template, Structure: h.Structure, Stages: StageTimes(h.Stages),
+	}
+	if len(h.Attempts) > 1 {
+		about.Answers = h.Attempts
 	}
 	if h.Selected.Model != "" {
 		about.Selected = &h.Selected

@@ -239,8 +239,10 @@ func (r *Runner) shrink(o *outcome) {
 // build makes what a verdict has published: a hand-off, a response, or a dead
 // letter beside its error response.
 func (r *Runner) build(o *outcome) []*nats.Msg {
-	it, v := o.item, o.verdict
+	it := o.item
 	stage := r.steps[it.step].Name
+	salvage(o, stage)
+	v := o.verdict
 	switch v.Action {
 	case stages.ActionContinue, stages.ActionTogether:
 		next, _ := stages.Next(stage)
@@ -264,9 +266,37 @@ func (r *Runner) build(o *outcome) []*nats.Msg {
 	case stages.ActionRetry:
 		return r.retry(o, stage)
 	case stages.ActionWait:
+		if stage == doorStep && v.After == 0 {
+			return r.putAside(o)
+		}
 		return r.wait(o, stage)
 	}
 	return nil
+}
+
+// salvage has a request that was asked for a better answer end with the best so
+// far where there is none to be had: that is no failure of the request.
+func salvage(o *outcome, stage string) {
+	request := &o.item.request
+	if request.Best == nil || request.GivenUp() || stage == stages.Score {
+		return
+	}
+	why := ""
+	switch v := o.verdict; v.Action {
+	case stages.ActionFail, stages.ActionReject:
+		if why = string(schemas.AsError(v.Err).Code); why == string(schemas.CodeCancelled) {
+			return
+		}
+	case stages.ActionWait:
+		if v.After <= inMemoryWait {
+			return
+		}
+		why = "a wait of more than " + inMemoryWait.String()
+	default:
+		return
+	}
+	request.EndWithBest(why)
+	o.verdict = stages.SkipTo(stages.Score)
 }
 
 // stageName is the stage that an application is told; the door is part of compress.
@@ -326,7 +356,15 @@ func (r *Runner) again(o *outcome, stage string, after time.Duration) []*nats.Ms
 		return r.later(o, stage, due)
 	}
 	request.NotBefore = schemas.ToMillis(due)
-	return r.handoffTo(o, r.names.Handoff(stage, request.Class, request.Tenant), stage)
+	return r.handoffTo(o, r.names.handoffOf(stage, &request.State), stage)
+}
+
+// putAside publishes the requests of a flood to where they come back from when
+// there is time for them.
+func (r *Runner) putAside(o *outcome) []*nats.Msg {
+	request := &o.item.request
+	o.verdict = stages.Verdict{Action: stages.ActionSkip, Stage: stages.Compress, With: o.verdict.With}
+	return r.handoffTo(o, r.names.LaterDue(stages.Compress, request.Class, request.Tenant), "aside")
 }
 
 // handoff makes the message to the next stage: one request, or the batch that
@@ -334,7 +372,7 @@ func (r *Runner) again(o *outcome, stage string, after time.Duration) []*nats.Ms
 func (r *Runner) handoff(o *outcome, stage string) []*nats.Msg {
 	request := &o.item.request
 	request.NotBefore, request.Failures = 0, 0
-	return r.handoffTo(o, r.names.Handoff(stage, request.Class, request.Tenant), stage)
+	return r.handoffTo(o, r.names.handoffOf(stage, &request.State), stage)
 }
 
 func (r *Runner) handoffTo(o *outcome, subject, stage string) []*nats.Msg {
@@ -381,11 +419,18 @@ func (r *Runner) sizeOf(o *outcome) int {
 	return size
 }
 
-// stateSize is what the state line of a hand-off may need.
-const stateSize = 1024
+// stateSize and attemptSize are what the state line of a hand-off may need.
+const (
+	stateSize   = 1024
+	attemptSize = 256
+)
 
 func requestSize(request *stages.Request) int {
-	return len(request.Body) + len(request.Original) + len(request.Answer) + len(request.Options) + stateSize
+	return len(request.Body) + len(request.Original) + len(request.Answer) + len(request.Options) + stateSizeOf(request)
+}
+
+func stateSizeOf(request *stages.Request) int {
+	return stateSize + len(request.Attempts)*attemptSize
 }
 
 // encode appends a request. One that has grown too large leaves behind what
@@ -395,7 +440,7 @@ func (r *Runner) encode(data []byte, request *stages.Request) ([]byte, error) {
 	if requestSize(request) > r.cfg.MaxPayload {
 		h.Original = nil
 	}
-	if len(h.Body)+len(h.Answer)+stateSize > r.cfg.MaxPayload && h.Answer != nil {
+	if len(h.Body)+len(h.Answer)+stateSizeOf(request) > r.cfg.MaxPayload && h.Answer != nil {
 		h.Answer, h.AnswerRecorded = nil, true
 	}
 	return schemas.AppendHandoff(data, &h)
