@@ -19,12 +19,14 @@ import (
 )
 
 var scenarios = map[string]func(ctx context.Context, out io.Writer, args []string) error{
-	"budgets":  runBudgets,
-	"compress": withData("compress", compress.Run),
-	"cache":    runCache,
-	"pipeline": runPipeline,
-	"score":    withData("score", score.Run),
-	"tokens":   withData("tokens", runTokens),
+	"budgets":    runBudgets,
+	"compress":   withData("compress", compress.Run),
+	"cache":      runCache,
+	"fairness":   runFairness,
+	"normalized": runNormalized,
+	"pipeline":   runPipeline,
+	"score":      withData("score", score.Run),
+	"tokens":     withData("tokens", runTokens),
 }
 
 // withData makes a scenario of one that reads real data.

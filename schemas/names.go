@@ -22,6 +22,10 @@ var Classes = []Class{Interactive, Batch}
 // of one tenant holds back no more than its own shard.
 const Shards = 8
 
+// Lanes is the number of lanes to generate: one for each shard, and one beside
+// it for what a tenant sends beyond its share, spread over the tenants otherwise.
+const Lanes = 2 * Shards
+
 // MaxNameLength bounds tenants and ids, in bytes.
 const MaxNameLength = 64
 
@@ -33,6 +37,15 @@ func Shard(tenant string) int {
 	h := fnv.New32a()
 	_, _ = h.Write([]byte(tenant))
 	return int(h.Sum32() % Shards)
+}
+
+// OverflowLane gives the lane for what a tenant sends beyond its share, from
+// Shards to Lanes-1. Two tenants in one shard are seldom in one of these too.
+func OverflowLane(tenant string) int {
+	h := fnv.New64a()
+	_, _ = h.Write([]byte("beyond/"))
+	_, _ = h.Write([]byte(tenant))
+	return Shards + int(h.Sum64()>>32%Shards)
 }
 
 // ValidName reports whether s may be a tenant: 1 to 64 characters of

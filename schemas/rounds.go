@@ -22,6 +22,7 @@ type Best struct {
 	Selected   Selected       `json:"selected"`
 	Parameters jsontext.Value `json:"parameters,omitzero"`
 	Quality    jsontext.Value `json:"quality"`
+	Structure  jsontext.Value `json:"structure,omitzero"`
 	// Ended says why there is no better answer to come; empty while one is asked for.
 	Ended string `json:"ended,omitzero"`
 }

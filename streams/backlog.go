@@ -21,6 +21,7 @@ type Backlog struct {
 	cancel  context.CancelFunc
 	done    sync.WaitGroup
 	waiting map[string]*atomic.Int64
+	lanes   map[schemas.Class]*[schemas.Lanes]atomic.Int64 // of generate
 	later   atomic.Int64
 
 	laterBytes atomic.Int64
@@ -30,9 +31,12 @@ type Backlog struct {
 // figures of it.
 func WatchBacklog(js jetstream.JetStream, l Layout, m *Metrics) *Backlog {
 	ctx, cancel := context.WithCancel(context.Background())
-	b := &Backlog{cancel: cancel, waiting: map[string]*atomic.Int64{}}
+	b := &Backlog{cancel: cancel, waiting: map[string]*atomic.Int64{}, lanes: map[schemas.Class]*[schemas.Lanes]atomic.Int64{}}
 	for _, stage := range stages.Names {
 		b.waiting[stage] = new(atomic.Int64)
+	}
+	for _, class := range schemas.Classes {
+		b.lanes[class] = new([schemas.Lanes]atomic.Int64)
 	}
 	b.done.Go(func() { b.run(ctx, js, l, m) })
 	return b
@@ -40,6 +44,10 @@ func WatchBacklog(js jetstream.JetStream, l Layout, m *Metrics) *Backlog {
 
 // Waiting is the number of messages that wait for a stage, as of a moment ago.
 func (b *Backlog) Waiting(stage string) int64 { return b.waiting[stage].Load() }
+
+// InLane is the number of messages that wait for generate in a lane, as of a
+// moment ago.
+func (b *Backlog) InLane(class schemas.Class, lane int) int64 { return b.lanes[class][lane].Load() }
 
 // Deferred is the number of requests that wait in the later stream for their
 // time, as of a moment ago.
@@ -86,7 +94,11 @@ func (b *Backlog) read(ctx context.Context, js jetstream.JetStream, l Layout, m 
 		if class == "" {
 			class = schemas.Interactive // requests show their class only once they are read
 		}
-		sums[key{d.stage, class}] += int64(consumer.CachedInfo().NumPending)
+		pending := int64(consumer.CachedInfo().NumPending)
+		sums[key{d.stage, class}] += pending
+		if d.lane >= 0 {
+			b.lanes[class][d.lane].Store(pending)
+		}
 	}
 	if later, err := js.Stream(ctx, l.Names.Later()); err == nil {
 		b.later.Store(int64(later.CachedInfo().State.Msgs))

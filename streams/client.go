@@ -2,9 +2,9 @@ package streams
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -62,8 +62,8 @@ type Answer struct {
 
 // Client is one tenant's side of the product: it publishes requests and reads
 // answers. It needs only the tenant's own subjects: those of requests,
-// responses, deltas and cancels, and direct get on its responses. It is safe for
-// concurrent use. The connection stays the caller's.
+// responses, deltas, missed deltas, cancels and feedback, and direct get on its
+// responses. It is safe for concurrent use. The connection stays the caller's.
 type Client struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
@@ -292,47 +292,32 @@ func (c *Client) Cancel(ctx context.Context, id string) error {
 	return nil
 }
 
-// Delta is a chunk of a streamed answer.
-type Delta struct {
-	Number int    // from 1; an attempt that failed is followed by another, from 1 again
-	Chunk  []byte // a chat.completion.chunk object
+// Feedback says what the answer to a request was worth.
+type Feedback struct {
+	ID    string   `json:"id"`
+	Score *float64 `json:"score,omitempty"` // 0 (useless) to 1
+	Label string   `json:"label,omitempty"` // the right answer, in the application's words
 }
 
-// Deltas calls each with the chunks of a streamed answer, in order: first
-// those that were published before, then each as it comes, until ctx ends or
-// each returns false. A connection that is lost meanwhile costs no chunk. An
-// answer without stream has none.
-func (c *Client) Deltas(ctx context.Context, id string, each func(Delta) bool) error {
-	consumer, err := c.js.OrderedConsumer(ctx, c.names.Deltas(), jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{c.names.Delta(c.tenant, id)}, DeliverPolicy: jetstream.DeliverAllPolicy,
-	})
+// Feedback publishes what an application thinks of an answer. It returns once
+// the server has stored it.
+func (c *Client) Feedback(ctx context.Context, f Feedback) error {
+	switch {
+	case !schemas.ValidName(f.ID):
+		return fmt.Errorf("id %.80q is not 1 to 64 characters of A-Z a-z 0-9 _ -", f.ID)
+	case f.Score == nil && f.Label == "":
+		return errors.New("feedback without a score or a label says nothing")
+	case f.Score != nil && !(*f.Score >= 0 && *f.Score <= 1):
+		return fmt.Errorf("score %v is not between 0 and 1", *f.Score)
+	}
+	body, err := json.Marshal(f)
 	if err != nil {
-		return fmt.Errorf("following the answer to %s: %w", id, err)
+		return fmt.Errorf("encoding feedback: %w", err)
 	}
-	messages, err := consumer.Messages(jetstream.PullExpiry(5*time.Second), jetstream.PullHeartbeat(time.Second))
-	if err != nil {
-		return fmt.Errorf("following the answer to %s: %w", id, err)
+	if _, err := c.js.Publish(ctx, c.names.FeedbackOn(c.tenant), body); err != nil {
+		return fmt.Errorf("publishing feedback: %w", noStreams(err))
 	}
-	defer messages.Stop()
-	stop := context.AfterFunc(ctx, messages.Stop)
-	defer stop()
-	for {
-		m, err := messages.Next()
-		number := 0
-		if err == nil {
-			number, _ = strconv.Atoi(m.Headers().Get(HeaderDelta))
-		}
-		switch {
-		case errors.Is(err, jetstream.ErrMsgIteratorClosed):
-			return nil
-		case errors.Is(err, jetstream.ErrNoHeartbeat):
-			continue // the consumer makes itself anew
-		case err != nil:
-			return fmt.Errorf("following the answer to %s: %w", id, err)
-		case !each(Delta{number, m.Data()}):
-			return nil
-		}
-	}
+	return nil
 }
 
 // subjectID gives the last part of a subject.

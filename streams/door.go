@@ -3,6 +3,7 @@ package streams
 import (
 	"context"
 	"strconv"
+	"time"
 
 	"github.com/adpa/processor/internal/jsx"
 	"github.com/adpa/processor/schemas"
@@ -12,10 +13,34 @@ import (
 // doorStep is the runner's own step before compress.
 const doorStep = "door"
 
-// door lets requests in. An id is used once while its response is kept: a
-// request under an id that has its answer gets that one again. Sequences are
-// no ids of applications; they come twice only by redelivery.
-func (r *Runner) door(ctx context.Context, requests []*stages.Request) []stages.Verdict {
+// door lets requests in, those beyond their tenant's share marked or, while many
+// wait, put aside.
+type door struct{ *Runner }
+
+// Run implements stages.Stage.
+func (d door) Run(ctx context.Context, requests []*stages.Request, decide stages.Decide) {
+	now := time.Now()
+	crowded := d.crowded(ctx, now)
+	floods := aside{room: d.cfg.MaxPayload / 2}
+	for i, verdict := range d.admitted(ctx, requests) {
+		request := requests[i]
+		if verdict.Action == stages.ActionContinue {
+			request.Beyond = d.shares.beyond(request.Tenant, request.Class, now)
+			if request.Beyond && crowded {
+				floods.add(request, decide)
+				continue
+			}
+		}
+		decide(request, verdict)
+	}
+	floods.send(decide)
+}
+
+// admitted decides the requests that were answered before. An id is used once
+// while its response is kept: a request under an id that has its answer gets
+// that one again. Sequences are no ids of applications; they come twice only by
+// redelivery.
+func (r *Runner) admitted(ctx context.Context, requests []*stages.Request) []stages.Verdict {
 	verdicts := make([]stages.Verdict, len(requests))
 	var subjects []string
 	for _, request := range requests {

@@ -180,6 +180,7 @@ type durable struct {
 	stream string
 	stage  string
 	class  schemas.Class // empty where it brings all classes
+	lane   int           // of generate; else -1
 	config jetstream.ConsumerConfig
 }
 
@@ -187,8 +188,8 @@ type durable struct {
 func (l Layout) consumers() []durable {
 	n, p := l.Names, l.Names.Prefix
 	var list []durable
-	add := func(stream, stage, name, filter string, class schemas.Class) {
-		list = append(list, durable{stream, stage, class, jetstream.ConsumerConfig{
+	add := func(stream, stage, name, filter string, class schemas.Class, lane int) {
+		list = append(list, durable{stream, stage, class, lane, jetstream.ConsumerConfig{
 			Durable: name, FilterSubject: filter,
 			AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy,
 			AckWait: l.ackWait(), MaxDeliver: -1, MaxAckPending: maxAckPending,
@@ -197,18 +198,18 @@ func (l Layout) consumers() []durable {
 	for _, stage := range stages.Names[1:] {
 		for _, class := range schemas.Classes {
 			if stage != stages.Generate {
-				add(n.Stage(stage), stage, consumerName(stage, class, -1), fmt.Sprintf("%s.stages.%s.%s.*.*", p, stage, class), class)
+				add(n.Stage(stage), stage, consumerName(stage, class, -1), fmt.Sprintf("%s.stages.%s.%s.*.*", p, stage, class), class, -1)
 				continue
 			}
-			for shard := range schemas.Shards {
-				add(n.Stage(stage), stage, consumerName(stage, class, shard), fmt.Sprintf("%s.stages.%s.%s.%d.*", p, stage, class, shard), class)
+			for lane := range schemas.Lanes {
+				add(n.Stage(stage), stage, consumerName(stage, class, lane), fmt.Sprintf("%s.stages.%s.%s.%d.*", p, stage, class, lane), class, lane)
 			}
 		}
 	}
 	for _, stage := range stages.Names {
-		add(n.Later(), stage, stage, fmt.Sprintf("%s.later.due.%s.*.*", p, stage), "")
+		add(n.Later(), stage, stage, fmt.Sprintf("%s.later.due.%s.*.*", p, stage), "", -1)
 	}
-	add(n.Requests(), stages.Compress, stages.Compress, p+".requests.*", "")
+	add(n.Requests(), stages.Compress, stages.Compress, p+".requests.*", "", -1)
 	return list
 }
 

@@ -45,6 +45,9 @@ type RunnerConfig struct {
 	// Parking holds the requests that wait without a worker: more may be taken
 	// in their place. May be nil.
 	Parking *stages.Parking
+	// Waiting tells how many messages wait for generate in a lane, as of a
+	// moment ago. May be nil.
+	Waiting func(class schemas.Class, lane int) int64
 	Metrics *Metrics
 }
 
@@ -64,6 +67,9 @@ type Runner struct {
 	steps []*step
 
 	decided chan outcome
+
+	shares   *shares
+	crowding crowding
 
 	draining atomic.Bool
 	warned   atomic.Int64 // when trouble was last logged, Unix seconds
@@ -107,6 +113,7 @@ func NewRunner(nc *nats.Conn, cfg RunnerConfig, steps []Step) (*Runner, error) {
 		cfg: cfg, names: cfg.Layout.Names, nc: nc, js: js, get: get,
 		decided: make(chan outcome, asyncPending),
 		freed:   make(chan struct{}, 1), open: map[*delivery]struct{}{},
+		shares: newShares(cfg.Waiting),
 	}
 	r.addSteps(steps)
 	return r, nil
@@ -116,7 +123,7 @@ func NewRunner(nc *nats.Conn, cfg RunnerConfig, steps []Step) (*Runner, error) {
 func (r *Runner) addSteps(list []Step) {
 	for _, s := range list {
 		if s.Name == stages.Compress {
-			r.steps = append(r.steps, &step{Step: Step{Name: doorStep, Stage: stages.Func(r.door), Workers: 1, Slice: s.Slice}})
+			r.steps = append(r.steps, &step{Step: Step{Name: doorStep, Stage: door{r}, Workers: 1, Slice: s.Slice}})
 		}
 		r.steps = append(r.steps, &step{Step: s})
 	}

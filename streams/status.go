@@ -103,11 +103,11 @@ func (c *Client) inRequests(ctx context.Context, w *Whereabouts) error {
 }
 
 func (c *Client) inStages(ctx context.Context, w *Whereabouts) error {
-	for _, stage := range stages.Names[1:] {
+	for _, stage := range stages.Names {
 		for _, class := range schemas.Classes {
-			subjects := map[string]string{
-				c.names.Stage(stage): c.names.Handoff(stage, class, c.tenant),
-				c.names.Later():      c.names.LaterDue(stage, class, c.tenant),
+			subjects := map[string]string{c.names.Later(): c.names.LaterDue(stage, class, c.tenant)}
+			if stage != stages.Compress { // which takes from the requests
+				subjects[c.names.Stage(stage)] = c.names.Prefix + ".stages." + stage + "." + string(class) + ".*." + c.tenant
 			}
 			for stream, subject := range subjects {
 				err := c.scan(ctx, w, stage, stream, subject, 1, maxScan, func(m *jetstream.RawStreamMsg) bool { return carries(m.Data, w.ID) })

@@ -58,7 +58,24 @@ func (n Names) Delta(tenant, id string) string { return n.Prefix + ".deltas." + 
 
 // Handoff is the subject of hand-offs to a stage.
 func (n Names) Handoff(stage string, class schemas.Class, tenant string) string {
-	return n.Prefix + ".stages." + stage + "." + string(class) + "." + strconv.Itoa(schemas.Shard(tenant)) + "." + tenant
+	return n.handoff(stage, class, schemas.Shard(tenant), tenant)
+}
+
+// HandoffBeyond is the subject of hand-offs beyond a tenant's share, which are
+// told apart on the way to generate.
+func (n Names) HandoffBeyond(stage string, class schemas.Class, tenant string) string {
+	return n.handoff(stage, class, schemas.OverflowLane(tenant), tenant)
+}
+
+func (n Names) handoff(stage string, class schemas.Class, lane int, tenant string) string {
+	return n.Prefix + ".stages." + stage + "." + string(class) + "." + strconv.Itoa(lane) + "." + tenant
+}
+
+func (n Names) handoffOf(stage string, s *schemas.State) string {
+	if s.Beyond {
+		return n.HandoffBeyond(stage, s.Class, s.Tenant)
+	}
+	return n.Handoff(stage, s.Class, s.Tenant)
 }
 
 // LaterAt is the subject of the schedule of one waiting request.

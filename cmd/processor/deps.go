@@ -191,6 +191,7 @@ func (d *deps) runnerConfig(group []string) streams.RunnerConfig {
 	cfg := streams.RunnerConfig{
 		Layout: d.layout, MaxDeliver: d.cfg.Pipeline.MaxDeliver, MaxPayload: int(d.nc.MaxPayload()),
 		Metrics: d.metrics.streams, Recorded: d.recorded, Cancelled: d.cancelled.Has, LaterFull: d.backlog.LaterFull,
+		Waiting: d.backlog.InLane,
 	}
 	for _, stage := range group {
 		if workers := d.cfg.Pipeline.Workers[stages.Generate]; stage == stages.Generate {
