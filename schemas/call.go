@@ -13,6 +13,9 @@ type Call struct {
 
 	// Embeddings says that Body is an embeddings request, else it is a chat completion.
 	Embeddings bool
+	// Requests is how many requests the call is for, where it is for more than
+	// one: each may have an answer as large as the provider's bound.
+	Requests int
 
 	// Delta, if not nil, asks for a streamed answer: it is called in order, from
 	// one goroutine, with each chat.completion.chunk object as it arrives.

@@ -98,7 +98,7 @@ func (r *remote) Generate(ctx context.Context, call schemas.Call) (schemas.Answe
 		return x.readStream(response, &call)
 	}
 	defer x.end(response)
-	whole, err := x.readBody(response)
+	whole, err := x.readBody(response, r.cfg.MaxResponse*max(call.Requests, 1))
 	if err != nil {
 		return schemas.Answer{}, err
 	}
@@ -238,8 +238,8 @@ func (x *exchange) end(response *http.Response) {
 var errTooLarge = errors.New("the answer is too large")
 
 // readBody reads a whole body, up to the bound.
-func (x *exchange) readBody(response *http.Response) ([]byte, error) {
-	body, err := readBounded(response.Body, response.ContentLength, x.remote.cfg.MaxResponse)
+func (x *exchange) readBody(response *http.Response, bound int) ([]byte, error) {
+	body, err := readBounded(response.Body, response.ContentLength, bound)
 	if errors.Is(err, errTooLarge) {
 		return nil, x.tooLarge(response.StatusCode)
 	}

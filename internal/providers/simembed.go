@@ -41,7 +41,7 @@ func (s *simulated) embed(call *schemas.Call) (schemas.Answer, error) {
 			out = appendVector(out, vector)
 		}
 		out = append(out, '}')
-		if len(out) > s.cfg.MaxResponse {
+		if len(out) > s.cfg.MaxResponse*max(call.Requests, 1) {
 			return schemas.Answer{}, untranslatable(schemas.Invalid(schemas.CodeTooLarge, "input", "the vectors do not fit into %d bytes (max_response); ask for fewer texts or dimensions", s.cfg.MaxResponse))
 		}
 	}
