@@ -15,6 +15,7 @@ import (
 
 	"github.com/adpa/processor/bench/compress"
 	"github.com/adpa/processor/bench/score"
+	selection "github.com/adpa/processor/bench/select"
 	"github.com/adpa/processor/internal/proc"
 )
 
@@ -26,6 +27,7 @@ var scenarios = map[string]func(ctx context.Context, out io.Writer, args []strin
 	"normalized": runNormalized,
 	"pipeline":   runPipeline,
 	"score":      withData("score", score.Run),
+	"select":   withData("select", selection.Run),
 	"tokens":     withData("tokens", runTokens),
 }
 
