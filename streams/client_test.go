@@ -235,46 +235,6 @@ func TestExchangeAnswersWhatCannotBePublished(t *testing.T) {
 	require.False(t, more)
 }
 
-// A reader of a streamed answer who comes late misses nothing.
-func TestDeltasFromTheStartAndThenLive(t *testing.T) {
-	nc, js := provisioned(t, testLayout())
-	c := testClient(t, nc)
-	publish := func(from, to int) {
-		for i := from; i < to; i++ {
-			_, err := js.Publish(t.Context(), "llm.deltas.acme.s", fmt.Append(nil, i))
-			require.NoError(t, err)
-			_, err = js.Publish(t.Context(), "llm.deltas.acme.other", []byte("no"))
-			require.NoError(t, err)
-		}
-	}
-	publish(0, 5)
-	var got []string
-	half := make(chan struct{})
-	done := make(chan error, 1)
-	go func() {
-		done <- c.Deltas(t.Context(), "s", func(d Delta) bool {
-			got = append(got, string(d.Chunk))
-			if len(got) == 5 {
-				close(half)
-			}
-			return len(got) < 10
-		})
-	}()
-	<-half
-	publish(5, 10)
-	require.NoError(t, <-done)
-	require.Equal(t, []string{"0", "1", "2", "3", "4", "5", "6", "7", "8", "9"}, got)
-}
-
-func TestDeltasEndWithTheContext(t *testing.T) {
-	nc, _ := provisioned(t, testLayout())
-	ctx, cancel := context.WithCancel(t.Context())
-	done := make(chan error, 1)
-	go func() { done <- testClient(t, nc).Deltas(ctx, "s", func(Delta) bool { return true }) }()
-	cancel()
-	require.ErrorIs(t, <-done, context.Canceled)
-}
-
 func TestCancelNeedsSomebodyToHearIt(t *testing.T) {
 	nc, _ := provisioned(t, testLayout())
 	c := testClient(t, nc)

@@ -2,13 +2,11 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"strings"
-	"sync"
 
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/streams"
@@ -86,58 +84,50 @@ func (c *askCmd) body(stdin io.Reader) ([]byte, error) {
 }
 
 func (c *askCmd) ask(a *app, client *streams.Client, body []byte) error {
-	id := streams.NewID()
-	show := func() string { return "" }
-	if c.Stream && !c.JSON {
-		show = follow(a, client, id)
+	message := streams.Message{ID: streams.NewID(), Body: body}
+	if !c.Stream || c.JSON {
+		answer, err := client.Ask(a.ctx, message)
+		if err != nil {
+			return err
+		}
+		return c.print(a, answer.Body, "")
 	}
-	answer, err := client.Ask(a.ctx, streams.Message{ID: id, Body: body})
-	printed := show()
-	if err != nil {
+	var printed strings.Builder
+	answer, err := client.Stream(a.ctx, message, func(d streams.Delta) {
+		if d.Number == 1 && printed.Len() > 0 { // the attempt so far has failed
+			fmt.Fprintln(a.stdout)
+			printed.Reset()
+		}
+		text := chunkText(d.Chunk)
+		printed.WriteString(text)
+		fmt.Fprint(a.stdout, text)
+	})
+	if err != nil && !errors.Is(err, streams.ErrChunksGone) {
 		return err
 	}
+	return c.print(a, answer.Body, printed.String())
+}
+
+// print prints an answer, of which some was printed before. Chunks may be
+// missing at its end; where the answer is another one it is printed whole.
+func (c *askCmd) print(a *app, body []byte, printed string) error {
 	if c.JSON {
-		_, err := fmt.Fprintf(a.stdout, "%s\n", answer.Body)
+		_, err := fmt.Fprintf(a.stdout, "%s\n", body)
 		return err
 	}
-	text, err := answerText(answer.Body)
+	text, err := answerText(body)
 	if err != nil {
+		if printed != "" {
+			fmt.Fprintln(a.stdout)
+		}
 		return err
 	}
-	// What came as chunks is not printed twice. They end early where the
-	// connection was lost, and are of another attempt where that one failed.
 	rest, ok := strings.CutPrefix(text, printed)
 	if !ok {
 		rest = "\n" + text
 	}
 	_, err = fmt.Fprintln(a.stdout, rest)
 	return err
-}
-
-// follow prints the chunks of an answer as they come. The function that it
-// returns ends that, and gives what was printed of the last attempt.
-func follow(a *app, client *streams.Client, id string) (end func() string) {
-	ctx, cancel := context.WithCancel(a.ctx)
-	var printed strings.Builder
-	var following sync.WaitGroup
-	following.Go(func() {
-		// Without chunks the answer is printed whole at its end.
-		_ = client.Deltas(ctx, id, func(d streams.Delta) bool {
-			if d.Number == 1 && printed.Len() > 0 {
-				fmt.Fprintln(a.stdout)
-				printed.Reset()
-			}
-			text := chunkText(d.Chunk)
-			printed.WriteString(text)
-			_, err := io.WriteString(a.stdout, text)
-			return err == nil
-		})
-	})
-	return func() string {
-		cancel()
-		following.Wait()
-		return printed.String()
-	}
 }
 
 // completion is what the command line reads of a response or a chunk.

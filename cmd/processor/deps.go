@@ -84,7 +84,9 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	if err := d.openBudgets(ctx); err != nil {
 		return nil, err
 	}
-	d.deltas = streams.NewDeltas(d.js, d.layout.Names)
+	if err := d.openDeltas(); err != nil {
+		return nil, err
+	}
 	d.generate = generate.New(cfg.Pipeline.Workers[stages.Generate], generate.Deps{
 		Ledger: d.ledger, Router: d.models.route, Cost: d.models.cost,
 		Budget: d.budgets, Answered: d.remember, Flights: flights{d.leases, d.cache}, Deltas: d.deltas.Begin,
@@ -173,6 +175,17 @@ func longestCall(cfg config.Config) time.Duration {
 		longest = max(longest, p.Timeout)
 	}
 	return longest
+}
+
+// openDeltas opens what publishes streamed answers, and serves them to those who come late.
+func (d *deps) openDeltas() error {
+	d.deltas = streams.NewDeltas(d.nc, d.layout.Names)
+	sub, err := streams.ServeMissed(d.nc, d.layout.Names)
+	if err != nil {
+		return err
+	}
+	d.closers = append(d.closers, func() { _ = sub.Unsubscribe() })
+	return nil
 }
 
 // listenForCancels records what applications cancel, once over all processes.

@@ -31,7 +31,7 @@ func steps(d *deps) []streams.Step {
 		{Name: stages.Cache, Stage: cache.New(d.cacheConfig(), d.cached(), d.metrics.cacheResult)},
 		{Name: stages.Batch, Stage: batch.New(c.Batch, batch.Limits{Bytes: d.messageRoom()})},
 		{Name: stages.Generate, Stage: d.generate, Slice: 64, Workers: 2},
-		{Name: stages.Score, Stage: stages.Before(d.forms.Check, score.Stage(score.New(c.Score), d.forget, d.metrics.quality.Observe))},
+		{Name: stages.Score, Stage: streamed(stages.Before(d.forms.Check, score.Stage(score.New(c.Score), d.forget, d.metrics.quality.Observe)), d.deltas.Begin)},
 	}
 }
 
