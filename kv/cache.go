@@ -57,6 +57,9 @@ type Entry struct {
 	// Passing is an answer that may not be cached: only requests that were
 	// accepted before it was made, and waited for it, may share it.
 	Passing bool `json:"passing,omitzero"`
+	// Settled is an answer that was the best of all that were asked for, whatever
+	// it scores.
+	Settled bool `json:"settled,omitzero"`
 }
 
 // Cache is the shared cache of answers with a part of it in memory. Keys are

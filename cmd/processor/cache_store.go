@@ -34,12 +34,17 @@ func (d *deps) remember(r *stages.Request, record generate.Record, kept func()) 
 		Model: record.Model, Provider: record.Provider, Usage: record.Usage, CostUSD: record.CostUSD,
 		Answer: record.Answer, Request: r.Key(),
 	}
-	allowed := d.cfg.Cache.Providers
-	if len(allowed) > 0 && !slices.Contains(allowed, record.Provider) || !askedFor(r) && cutOff(record.Answer) {
+	if !d.cacheable(r, record.Provider, record.Answer) {
 		d.pass(r, entry, kept)
 		return
 	}
 	d.cache.Put(cache.Key(r), entry, cache.TTL(r, d.cfg.Cache.TTL.Std()), kept)
+}
+
+// cacheable reports whether an answer may be used for later requests.
+func (d *deps) cacheable(r *stages.Request, provider string, answer []byte) bool {
+	allowed := d.cfg.Cache.Providers
+	return (len(allowed) == 0 || slices.Contains(allowed, provider)) && (askedFor(r) || !cutOff(answer))
 }
 
 func (d *deps) pass(r *stages.Request, entry kv.Entry, kept func()) {
@@ -98,7 +103,7 @@ func (s cacheStore) Find(ctx context.Context, keys []string) map[string]cache.En
 	entries := make(map[string]cache.Entry, len(found))
 	for key, e := range found {
 		if !e.Passing {
-			entries[key] = cache.Entry{Model: e.Model, Provider: e.Provider, Usage: e.Usage, Answer: e.Answer}
+			entries[key] = cache.Entry{Model: e.Model, Provider: e.Provider, Usage: e.Usage, Answer: e.Answer, Settled: e.Settled}
 		}
 	}
 	return entries

@@ -154,7 +154,7 @@ func (d *deps) openBudgets(ctx context.Context) (err error) {
 	}
 	d.closers = append(d.closers, b.calibration.Close)
 	b.ledger, err = budget.Open(ctx, d.js, budget.Options{
-		Prefix: d.cfg.NATS.Prefix, Replicas: d.cfg.NATS.Replicas, Budgets: d.cfg.Budgets,
+		Prefix: d.cfg.NATS.Prefix, Replicas: d.cfg.NATS.Replicas, Budgets: budgetsWithJudge(d.cfg),
 		CallTimeout: longestCall(d.cfg) + callMargin,
 	})
 	if err != nil {
@@ -204,7 +204,8 @@ func (d *deps) runnerConfig(group []string) streams.RunnerConfig {
 	cfg := streams.RunnerConfig{
 		Layout: d.layout, MaxDeliver: d.cfg.Pipeline.MaxDeliver, MaxPayload: int(d.nc.MaxPayload()),
 		Metrics: d.metrics.streams, Recorded: d.recorded, Cancelled: d.cancelled.Has, LaterFull: d.backlog.LaterFull,
-		Waiting: d.backlog.InLane,
+		Waiting:  d.backlog.InLane,
+		OnTheWay: func() int64 { return d.backlog.Waiting(stages.Cache) + d.backlog.Waiting(stages.Batch) },
 	}
 	for _, stage := range group {
 		if workers := d.cfg.Pipeline.Workers[stages.Generate]; stage == stages.Generate {

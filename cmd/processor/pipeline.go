@@ -18,20 +18,19 @@ import (
 	"github.com/adpa/processor/stages/batch"
 	"github.com/adpa/processor/stages/cache"
 	"github.com/adpa/processor/stages/compress"
-	"github.com/adpa/processor/stages/score"
 	"github.com/adpa/processor/streams"
 )
 
 // steps is the pipeline: a request is compressed, looked up in the cache,
 // batched with its like, generated and scored.
 func steps(d *deps) []streams.Step {
-	c := d.cfg
+	c, scoring := d.cfg, d.scoring()
 	return []streams.Step{
-		{Name: stages.Compress, Stage: stages.Before(d.templates.Render, stages.Before(d.forms.Ask, compress.Stage(d.compressor)))},
+		{Name: stages.Compress, Stage: stages.Before(scoring.Ask, stages.Before(d.templates.Render, stages.Before(d.forms.Ask, compress.Stage(d.compressor))))},
 		{Name: stages.Cache, Stage: cache.New(d.cacheConfig(), d.cached(), d.metrics.cacheResult)},
 		{Name: stages.Batch, Stage: batch.New(c.Batch, batch.Limits{Bytes: d.messageRoom()})},
 		{Name: stages.Generate, Stage: d.generate, Slice: 64, Workers: 2},
-		{Name: stages.Score, Stage: streamed(stages.Before(d.forms.Check, score.Stage(score.New(c.Score), d.forget, d.metrics.quality.Observe)), d.deltas.Begin)},
+		{Name: stages.Score, Stage: streamed(stages.Before(d.forms.Check, scoring), d.deltas.Begin)},
 	}
 }
 

@@ -25,6 +25,7 @@ type Entry struct {
 	Provider string
 	Usage    schemas.Usage
 	Answer   []byte
+	Settled  bool // it was the best of all that were asked for, whatever it scores
 }
 
 // Store finds entries by key, those that there are, in one go.
@@ -82,7 +83,7 @@ func TTL(r *stages.Request, standard time.Duration) time.Duration {
 }
 
 func use(r *stages.Request, entry Entry) {
-	r.Answer = entry.Answer
+	r.Answer, r.Settled = entry.Answer, entry.Settled
 	r.Usage = entry.Usage
 	r.CostUSD = 0
 	r.Tokens.Bill(entry.Usage.PromptTokens)

@@ -32,17 +32,18 @@ func judgeServer(t *testing.T, verdict func(data map[string]string) string) Ask 
 		require.NoError(t, err)
 	}))
 	t.Cleanup(server.Close)
-	return func(ctx context.Context, request []byte) ([]byte, error) {
+	return func(ctx context.Context, request []byte) ([]byte, float64, error) {
 		req, err := http.NewRequestWithContext(ctx, http.MethodPost, server.URL, strings.NewReader(string(request)))
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		resp, err := server.Client().Do(req)
 		if err != nil {
-			return nil, err
+			return nil, 0, err
 		}
 		defer resp.Body.Close()
-		return io.ReadAll(resp.Body)
+		completion, err := io.ReadAll(resp.Body)
+		return completion, 0.25, err
 	}
 }
 
@@ -53,9 +54,10 @@ func TestJudgeGrades(t *testing.T) {
 			require.Equal(t, answer, data["answer_1"])
 			return fmt.Sprintf(`{"reason": "r", "grade": %d}`, grade)
 		}))
-		got, err := j.Grade(t.Context(), ask(question), reply(answer, "stop"))
+		got, cost, err := j.Grade(t.Context(), ask(question), reply(answer, "stop"))
 		require.NoError(t, err)
 		require.Equal(t, want, got)
+		require.Equal(t, 0.25, cost)
 	}
 }
 
@@ -66,7 +68,7 @@ func TestJudgeIsShownData(t *testing.T) {
 		require.Equal(t, escape, data["answer_1"])
 		return `{"grade": 2}`
 	}))
-	got, err := j.Grade(t.Context(), ask(question), reply(escape, "stop"))
+	got, _, err := j.Grade(t.Context(), ask(question), reply(escape, "stop"))
 	require.NoError(t, err)
 	require.Equal(t, 0.25, got)
 }
@@ -77,7 +79,7 @@ func TestJudgeIsShownABoundedText(t *testing.T) {
 		require.True(t, strings.HasSuffix(data["answer_1"], "the end"))
 		return `{"grade": 4}`
 	}))
-	_, err := j.Grade(t.Context(), ask(question), reply(strings.Repeat("é", 100_000)+"the end", "stop"))
+	_, _, err := j.Grade(t.Context(), ask(question), reply(strings.Repeat("é", 100_000)+"the end", "stop"))
 	require.NoError(t, err)
 }
 
@@ -106,8 +108,9 @@ func TestJudgePrefers(t *testing.T) {
 			j := NewJudge("judge-1", 0, judgeServer(t, func(data map[string]string) string {
 				return fmt.Sprintf(`{"better": %d}`, c.verdict(data))
 			}))
-			got, err := j.Prefer(t.Context(), ask(question), a, b)
+			got, cost, err := j.Prefer(t.Context(), ask(question), a, b)
 			require.NoError(t, err)
+			require.Equal(t, 0.5, cost, "it is asked twice")
 			require.Equal(t, c.want, got)
 		})
 	}
@@ -116,15 +119,15 @@ func TestJudgePrefers(t *testing.T) {
 func TestJudgeWithoutVerdict(t *testing.T) {
 	for _, verdict := range []string{"", "5", "grade 5", `{"grade": 6}`, `{"grade": 0}`, `{"grade": 4.5}`, `{"grade": "x"}`, `{}`, `{"grade": 3`} {
 		j := NewJudge("judge-1", 0, judgeServer(t, func(map[string]string) string { return verdict }))
-		_, err := j.Grade(t.Context(), ask(question), reply(answer, "stop"))
+		_, _, err := j.Grade(t.Context(), ask(question), reply(answer, "stop"))
 		require.ErrorContains(t, err, "reading the verdict", verdict)
 	}
 	down := errors.New("down")
-	j := NewJudge("judge-1", 0, func(context.Context, []byte) ([]byte, error) { return nil, down })
-	_, err := j.Grade(t.Context(), ask(question), reply(answer, "stop"))
+	j := NewJudge("judge-1", 0, func(context.Context, []byte) ([]byte, float64, error) { return nil, 0, down })
+	_, _, err := j.Grade(t.Context(), ask(question), reply(answer, "stop"))
 	require.ErrorIs(t, err, down)
-	_, err = j.Prefer(t.Context(), ask(question), reply(answer, "stop"), []byte("no"))
-	require.ErrorContains(t, err, "reading the completion")
+	_, _, err = j.Prefer(t.Context(), ask(question), reply(answer, "stop"), []byte("no"))
+	require.ErrorContains(t, err, "completion")
 }
 
 func TestJudgeIsWantedInDoubt(t *testing.T) {

@@ -50,13 +50,25 @@ type Config struct {
 	Threshold float64 `yaml:"threshold" json:"threshold"`
 	// MaxAttempts is how many answers a request may get at most, the first included. Default 2.
 	MaxAttempts int `yaml:"max_attempts" json:"max_attempts"`
+	// MinGain is what another attempt must add to the score on average on a route, by what
+	// was measured there; where it adds less there are none but a few. Default 0.05.
+	MinGain float64 `yaml:"min_gain" json:"min_gain"`
+	// MinGainPerUSD is what it must add for each US dollar that it costs. Default 0: no matter
+	// what it costs.
+	MinGainPerUSD float64 `yaml:"min_gain_per_usd" json:"min_gain_per_usd"`
 	// Judge is the model that is asked in doubtful cases; empty (the default) means none.
 	Judge string `yaml:"judge" json:"judge"`
+	// JudgeSample is the share of all answers, in 0..1, that is judged although their score is
+	// plain. Default 0.
+	JudgeSample float64 `yaml:"judge_sample" json:"judge_sample"`
+	// JudgeLimit is how many tokens a day the judge may use up, over all tenants. It is the
+	// daily_limit of the tenant _judge, for which budgets: may have entries instead. Default 1000000.
+	JudgeLimit int64 `yaml:"judge_limit" json:"judge_limit"`
 }
 
 // DefaultConfig gives the defaults.
 func DefaultConfig() Config {
-	return Config{Metrics: []string{Relevance, Coherence}, MaxAttempts: 2}
+	return Config{Metrics: []string{Relevance, Coherence}, MaxAttempts: 2, MinGain: 0.05, JudgeLimit: 1_000_000}
 }
 
 // Validate reports the first setting that cannot be used, and what would be right.
@@ -77,6 +89,18 @@ func (c Config) Validate() error {
 	}
 	if c.MaxAttempts < 1 || c.MaxAttempts > 10 {
 		return fmt.Errorf("max_attempts: %d is not within 1 and 10", c.MaxAttempts)
+	}
+	if !(c.MinGain >= 0 && c.MinGain <= 1) {
+		return fmt.Errorf("min_gain: %v is not within 0 and 1", c.MinGain)
+	}
+	if !(c.MinGainPerUSD >= 0 && c.MinGainPerUSD <= 1e9) {
+		return fmt.Errorf("min_gain_per_usd: %v is not within 0 and 1000000000", c.MinGainPerUSD)
+	}
+	if !(c.JudgeSample >= 0 && c.JudgeSample <= 1) {
+		return fmt.Errorf("judge_sample: %v is not within 0 and 1", c.JudgeSample)
+	}
+	if c.JudgeLimit < 0 {
+		return fmt.Errorf("judge_limit: %d is negative", c.JudgeLimit)
 	}
 	return nil
 }

@@ -6,6 +6,7 @@ import (
 	"strings"
 
 	"github.com/adpa/processor/schemas"
+	"github.com/adpa/processor/stages"
 )
 
 const (
@@ -65,7 +66,7 @@ func withSystem(body []byte, text string) []byte {
 	return slices.Concat(body[:end], []byte(","), message, body[end:])
 }
 
-// feedbackMessages is what withFeedback adds.
+// feedbackMessages is what AskAgain adds.
 const feedbackMessages = 2
 
 // maxAnswerSent bounds the answer that a model is shown again, in bytes.
@@ -73,27 +74,59 @@ const maxAnswerSent = 64 << 10
 
 // withFeedback gives the body that asks again: with the answer and what is wrong with it.
 func withFeedback(body []byte, wrong result) []byte {
+	list := make([]string, len(wrong.violations))
+	for i, v := range wrong.violations {
+		list[i] = v.String()
+	}
+	return appendFeedback(body, wrong.text, list, "Give the whole answer again, corrected, as one JSON value that fits the schema and with nothing else.")
+}
+
+// AskAgain has a request's messages ask again: with the text of the first choice
+// of its answer, what is wrong with it, and what is wished for instead. It keeps
+// what was published, and notes that the messages say more.
+func AskAgain(r *stages.Request, wrong []string, wish string) {
+	text := ""
+	if list := choices(r.Answer); len(list) > 0 && !list[0].content.Empty() {
+		text, _ = schemas.Unquote(list[0].content.Of(r.Answer))
+	}
+	feed(r, appendFeedback(r.Body, text, wrong, wish))
+}
+
+func feed(r *stages.Request, body []byte) {
+	if len(body) != len(r.Body) {
+		r.Original, r.Body, r.Fed = r.Published(), body, true
+	}
+}
+
+// AskedOnce undoes AskAgain: what is scored is the question as it was asked.
+func AskedOnce(r *stages.Request) {
+	if r.Fed {
+		r.Body, r.Fed = withoutFeedback(r.Body), false
+	}
+}
+
+func appendFeedback(body []byte, text string, wrong []string, wish string) []byte {
 	_, whole := elements(body)
 	if whole.Empty() {
 		return body
 	}
-	answer, _ := clipText(wrong.text, maxAnswerSent)
+	answer, _ := clipText(text, maxAnswerSent)
 	var b strings.Builder
 	b.WriteString("That answer cannot be used:\n")
-	for _, v := range wrong.violations {
+	for _, v := range wrong {
 		fmt.Fprintf(&b, "- %s\n", v)
 	}
-	b.WriteString("Give the whole answer again, corrected, as one JSON value that fits the schema and with nothing else.")
+	b.WriteString(wish)
 	end := whole.End - 1
 	return slices.Concat(body[:end],
 		[]byte(`,{"role":"assistant","content":`), schemas.Quote(answer),
 		[]byte(`},{"role":"user","content":`), schemas.Quote(b.String()), []byte("}"), body[end:])
 }
 
-// withoutFeedback undoes withFeedback for a request in the given round.
-func withoutFeedback(body []byte, round int) []byte {
+// withoutFeedback undoes appendFeedback.
+func withoutFeedback(body []byte) []byte {
 	list, whole := elements(body)
-	if round == 0 || len(list) <= feedbackMessages {
+	if len(list) <= feedbackMessages {
 		return body
 	}
 	last := list[len(list)-feedbackMessages-1]

@@ -111,11 +111,11 @@ const maxAnswerShown = 128 << 10
 // ends with an error that carries the last answer and its violations.
 func (f *Forms) Check(_ context.Context, r *stages.Request) (verdict stages.Verdict, decided bool) {
 	form, err := f.of(r)
-	if form == nil || err != nil { // unusable ones did not pass Ask
+	if form == nil || err != nil || r.GivenUp() { // unusable ones did not pass Ask
 		return stages.Verdict{}, false
 	}
 	result := form.check(r.Answer)
-	r.Body = withoutFeedback(r.Body, r.Round) // what is scored is the question as it was asked
+	AskedOnce(r)
 	if len(result.violations) == 0 {
 		if len(result.repaired) > 0 {
 			r.Answer = result.answer
@@ -128,6 +128,13 @@ func (f *Forms) Check(_ context.Context, r *stages.Request) (verdict stages.Verd
 	}
 	most, _ := f.attempts(r)
 	failed := stages.Fail(violated(r, result))
+	r.Attempts = append(r.Attempts, schemas.Attempt{
+		Model: r.Selected.Model, Flags: []string{"schema"},
+		CostUSD: r.CostUSD - r.Earlier.CostUSD, Usage: r.Usage.Minus(r.Earlier.Usage),
+	})
+	if r.EndWithBest("the next answer did not have the form that was asked for") {
+		return stages.Verdict{}, false
+	}
 	switch {
 	case r.Calls == 0: // the answer to an equal request: at least one is asked for on this one's behalf
 		r.Cache, r.Usage = cache.Miss, schemas.Usage{}
@@ -135,9 +142,19 @@ func (f *Forms) Check(_ context.Context, r *stages.Request) (verdict stages.Verd
 		return failed, true
 	}
 	r.Again()
-	r.Body = withFeedback(r.Body, result)
+	feed(r, withFeedback(r.Body, result))
 	r.Answer, r.AnswerRecorded = nil, false
 	return stages.SkipBackTo(stages.Generate, failed), true
+}
+
+// Repaired gives an answer of a request that was read from its record the form
+// that Check had given it.
+func (f *Forms) Repaired(r *stages.Request, answer []byte) []byte {
+	form, err := f.of(r)
+	if form == nil || err != nil {
+		return answer
+	}
+	return form.check(answer).answer
 }
 
 func violated(r *stages.Request, result result) error {
