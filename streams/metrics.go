@@ -52,7 +52,7 @@ func NewMetrics() *Metrics {
 			Name: "processor_publish_failures_total", Help: "Publishes that the server did not take and that are tried again.",
 		}, []string{"stage"}),
 		batchSize: prometheus.NewHistogram(prometheus.HistogramOpts{
-			Name: "processor_batch_size", Help: "Requests in a message to generate.", Buckets: prometheus.ExponentialBuckets(1, 2, 11),
+			Name: "processor_batch_size", Help: "Requests that go on together: in a message to generate, or in a call for embeddings.", Buckets: prometheus.ExponentialBuckets(1, 2, 11),
 		}),
 		byOutcome: map[string]map[stages.Action]prometheus.Counter{},
 		byStage:   map[string]prometheus.Observer{},
@@ -98,7 +98,9 @@ func (m *Metrics) delivered(stage string, times int) {
 	}
 }
 
-func (m *Metrics) batched(requests int) { m.batchSize.Observe(float64(requests)) }
+// Together notes how many requests go on together: in a message to generate, or
+// in a call for embeddings.
+func (m *Metrics) Together(requests int) { m.batchSize.Observe(float64(requests)) }
 
 func (m *Metrics) deadLetter(stage string, reason schemas.Code) {
 	m.deadLetters.WithLabelValues(stage, string(reason)).Inc()

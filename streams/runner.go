@@ -48,6 +48,9 @@ type RunnerConfig struct {
 	// Waiting tells how many messages wait for generate in a lane, as of a
 	// moment ago. May be nil.
 	Waiting func(class schemas.Class, lane int) int64
+	// OnTheWay tells how many messages wait between compress and generate, as of
+	// a moment ago. May be nil.
+	OnTheWay func() int64
 	Metrics *Metrics
 }
 
@@ -212,7 +215,7 @@ func (r *Runner) decide(request *stages.Request, verdict stages.Verdict) {
 	it := request.Ticket.(*item)
 	r.stamp(it, verdict)
 	if r.steps[it.step].Name == stages.Batch {
-		r.cfg.Metrics.batched(1 + len(verdict.With))
+		r.cfg.Metrics.Together(1 + len(verdict.With))
 	}
 	next, inside := r.nextStep(it.step, verdict)
 	if !inside {

@@ -34,7 +34,7 @@ func newModels(cfg config.Config, figures *metrics, counter *tokens.Counter) (*m
 			return nil, fmt.Errorf("providers: %s: %w", c.Name, err)
 		}
 		m.providers[c.Name] = p
-		m.callers[c.Name] = figures.counted(p, counter)
+		m.callers[c.Name] = figures.combined(figures.counted(p, counter), c, counter)
 		m.only = c.Name
 	}
 	if len(m.providers) != 1 {

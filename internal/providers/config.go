@@ -25,6 +25,9 @@ type Config struct {
 	Timeout        time.Duration `yaml:"timeout"`         // of a whole call, from its start to the last byte, default 60s
 	MaxResponse    int           `yaml:"max_response"`    // bytes of an answer, default 900000; what is longer is cut off with an error
 
+	EmbeddingInputs int `yaml:"embedding_inputs"` // texts that a call for embeddings may have, those of many requests together; default 2048, for gemini 100; 1: every request is a call of its own
+	EmbeddingTokens int `yaml:"embedding_tokens"` // tokens of these texts together, default 300000
+
 	RequestsPerMinute int `yaml:"requests_per_minute"` // 0: no limit; kept by the generate stage, over all replicas
 	TokensPerMinute   int `yaml:"tokens_per_minute"`   // 0: no limit
 
@@ -45,6 +48,12 @@ const (
 	DefaultIdleTimeout    = 30 * time.Second
 	DefaultTimeout        = 60 * time.Second
 	DefaultMaxResponse    = 900_000
+
+	// What OpenAI and Google say of their embeddings APIs, 2026-11: the texts of a
+	// call, and OpenAI's tokens of a call.
+	DefaultEmbeddingInputs = 2048
+	GeminiEmbeddingInputs  = 100
+	DefaultEmbeddingTokens = 300_000
 )
 
 // WithDefaults gives the configuration with what was left out filled in.
@@ -70,6 +79,15 @@ func (c Config) WithDefaults() Config {
 	if c.MaxResponse == 0 {
 		c.MaxResponse = DefaultMaxResponse
 	}
+	if c.EmbeddingInputs == 0 {
+		c.EmbeddingInputs = DefaultEmbeddingInputs
+		if c.Kind == KindGemini {
+			c.EmbeddingInputs = GeminiEmbeddingInputs
+		}
+	}
+	if c.EmbeddingTokens == 0 {
+		c.EmbeddingTokens = DefaultEmbeddingTokens
+	}
 	if c.Simulated.TokenFactor == 0 {
 		c.Simulated.TokenFactor = 1
 	}
@@ -94,6 +112,10 @@ func (c Config) Validate() error {
 		return fmt.Errorf("timeout: %v is negative; give a duration like 60s", c.Timeout)
 	case c.MaxResponse < 1000 || c.MaxResponse > 64<<20:
 		return fmt.Errorf("max_response: %d is not within 1000 and %d bytes", c.MaxResponse, 64<<20)
+	case c.EmbeddingInputs < 1 || c.EmbeddingInputs > DefaultEmbeddingInputs:
+		return fmt.Errorf("embedding_inputs: %d is not within 1 and %d", c.EmbeddingInputs, DefaultEmbeddingInputs)
+	case c.EmbeddingTokens < 1 || c.EmbeddingTokens > 10_000_000:
+		return fmt.Errorf("embedding_tokens: %d is not within 1 and 10000000", c.EmbeddingTokens)
 	case c.RequestsPerMinute < 0:
 		return fmt.Errorf("requests_per_minute: %d is negative; 0 means no limit", c.RequestsPerMinute)
 	case c.TokensPerMinute < 0:
