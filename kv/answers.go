@@ -24,6 +24,7 @@ type Record struct {
 	Calls    int            `json:"calls"` // made for the request so far
 	Usage    schemas.Usage  `json:"usage"`
 	CostUSD  float64        `json:"cost_usd"`
+	Failed   schemas.Spent  `json:"failed,omitzero"` // on calls before it that brought no answer
 	Answer   jsontext.Value `json:"answer,omitzero"`
 }
 

@@ -108,6 +108,14 @@ type Selected struct {
 	Provider    string  `json:"provider,omitzero"`
 	Because     string  `json:"because,omitzero"`
 	Probability float64 `json:"probability,omitzero"`
+	Tried       []Tried `json:"tried,omitzero" jsonschema:"the models that were tried before this one, or passed over since they fail"`
+}
+
+// Tried is a model that brought no answer, and why.
+type Tried struct {
+	Model    string `json:"model"`
+	Provider string `json:"provider,omitzero"`
+	Error    Code   `json:"error"`
 }
 
 // Timings is how long a request waited for and ran in each stage, in order.

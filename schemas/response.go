@@ -118,7 +118,7 @@ type ErrorAbout struct {
 
 // AnswerResponse makes the response to a request from the provider's answer:
 // the answer as it came, with the processor object added. Where answers before
-// it were asked for too, its usage is that of them all.
+// it were asked for too, or calls failed, its usage is that of them all.
 func AnswerResponse(h *Handoff) ([]byte, error) {
 	about := About{
 		ID: h.ID, Tenant: h.Tenant, ModelRequested: h.Model, Attempts: h.Calls,
@@ -137,7 +137,7 @@ func AnswerResponse(h *Handoff) ([]byte, error) {
 		return nil, fmt.Errorf("encoding the processor object: %w", err)
 	}
 	answer := bytes.TrimSpace(h.Answer)
-	if h.Round > 0 {
+	if h.Round > 0 || len(h.Selected.Tried) > 0 || h.Earlier != (Spent{}) {
 		answer = SetMember(answer, "usage", usageObject(h.Usage))
 	}
 	return SetMember(answer, "processor", object), nil

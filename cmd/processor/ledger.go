@@ -63,7 +63,7 @@ func (l *ledger) Look(ctx context.Context, requests []*stages.Request) ([]genera
 func (l *ledger) Record(ctx context.Context, r *stages.Request, record generate.Record) (generate.Record, error) {
 	err := l.answers.Create(ctx, r.RecordKey(), kv.Record{
 		Call: record.Call, Model: record.Model, Provider: record.Provider, Calls: record.Calls,
-		Usage: record.Usage, CostUSD: record.CostUSD, Answer: record.Answer,
+		Usage: record.Usage, CostUSD: record.CostUSD, Failed: record.Failed, Answer: record.Answer,
 	})
 	if !errors.Is(err, kv.ErrRecorded) {
 		return record, err
@@ -81,6 +81,6 @@ func (l *ledger) Record(ctx context.Context, r *stages.Request, record generate.
 func fromRecord(r kv.Record) generate.Record {
 	return generate.Record{
 		Call: r.Call, Model: r.Model, Provider: r.Provider, Calls: r.Calls,
-		Usage: r.Usage, CostUSD: r.CostUSD, Answer: r.Answer,
+		Usage: r.Usage, CostUSD: r.CostUSD, Failed: r.Failed, Answer: r.Answer,
 	}
 }

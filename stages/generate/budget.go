@@ -61,6 +61,8 @@ const (
 	maxParked = 1024
 	// maxPark bounds such a wait.
 	maxPark = 20 * time.Second
+	// maxDowngrades bounds the models that a budget may name one after the other.
+	maxDowngrades = 8
 	// unpark is how long what found no place waits in the stream.
 	unpark = 2 * time.Second
 )
@@ -69,54 +71,67 @@ func (s *Stage) limited(r *stages.Request) bool {
 	return s.deps.Budget != nil && s.deps.Budget.Limited(r.Tenant)
 }
 
-// reserve asks the budget until it says yes or no. A request that waits has no
-// worker. Granted false comes with what becomes of the request.
-func (s *Stage) reserve(ctx context.Context, f *flight, r *stages.Request, route *Route, call *schemas.Call) (verdict stages.Verdict, granted bool) {
-	if s.parked.Add(1) > maxParked {
-		s.parked.Add(-1)
-		return stages.Wait(unpark), false
+// reserve asks the tenant's budget for the call that is about to be made. Where
+// that is not granted, over comes with what becomes of the request; else it is
+// to take a place again, perhaps with another model.
+func (a *attempt) reserve(ctx context.Context) (verdict stages.Verdict, granted, over bool) {
+	if !a.limited(a.r) {
+		return stages.Verdict{}, true, false
 	}
-	defer s.parked.Add(-1)
-	timeout := time.NewTimer(maxPark)
+	changed := a.deps.Budget.Changed(a.r.Tenant)
+	grant, err := a.deps.Budget.Reserve(ctx, a.r, a.route, a.call.ID)
+	if err != nil {
+		slog.Warn("reserving budget failed, trying again", "error", err)
+		return stages.Wait(unpark), false, true
+	}
+	switch grant.State {
+	case Granted:
+		if grant.Body != nil {
+			a.call.Body, a.r.Parameters = grant.Body, grant.Parameters
+		}
+		return stages.Verdict{}, true, false
+	case Refused:
+		return a.end(stages.Fail(grant.Denied)), false, true
+	case Later:
+		if a.r.Deadline != 0 && grant.Defer.After(a.r.Deadline.Time()) {
+			return a.end(stages.Fail(grant.Denied)), false, true
+		}
+		return stages.Wait(time.Until(grant.Defer)), false, true
+	case Cheaper:
+		if a.downgrades++; a.downgrades > maxDowngrades {
+			return a.end(stages.Fail(grant.Denied)), false, true
+		}
+		a.left = append([]Route{grant.Instead}, a.left...)
+		return stages.Verdict{}, false, false
+	}
+	a.leave()
+	verdict, over = a.awaitBudget(ctx, changed)
+	a.left = append([]Route{a.route}, a.left...)
+	return verdict, false, over
+}
+
+// awaitBudget waits until it may pay to ask the budget again, without a place or
+// a worker.
+func (a *attempt) awaitBudget(ctx context.Context, changed <-chan struct{}) (verdict stages.Verdict, over bool) {
+	if a.parked.Add(1) > maxParked {
+		a.parked.Add(-1)
+		return stages.Wait(unpark), true
+	}
+	defer a.parked.Add(-1)
+	a.dismiss()
+	timeout := time.NewTimer(time.Until(a.patience))
 	defer timeout.Stop()
-	for downgrades := 0; ; {
-		changed := s.deps.Budget.Changed(r.Tenant)
-		grant, err := s.deps.Budget.Reserve(ctx, r, *route, call.ID)
-		if err != nil {
-			slog.Warn("reserving budget failed, trying again", "error", err)
-			return stages.Wait(unpark), false
-		}
-		switch grant.State {
-		case Granted:
-			if grant.Body != nil {
-				call.Body, r.Parameters = grant.Body, grant.Parameters
-			}
-			return stages.Verdict{}, true
-		case Refused:
-			return stages.Fail(grant.Denied), false
-		case Later:
-			if r.Deadline != 0 && grant.Defer.After(r.Deadline.Time()) {
-				return stages.Fail(grant.Denied), false
-			}
-			return stages.Wait(time.Until(grant.Defer)), false
-		case Cheaper:
-			if downgrades++; downgrades > 8 {
-				return stages.Fail(grant.Denied), false
-			}
-			*route = grant.Instead
-			continue
-		}
-		for waits := true; waits; waits = s.deps.Budget.Waits(r, *route) {
-			select {
-			case <-changed:
-				changed = s.deps.Budget.Changed(r.Tenant)
-			case <-timeout.C:
-				return stages.Wait(unpark), false
-			case <-ctx.Done():
-				return s.failed(ctx, f, r, *route, ctx.Err()), false
-			}
+	for waits := true; waits; waits = a.deps.Budget.Waits(a.r, a.route) {
+		select {
+		case <-changed:
+			changed = a.deps.Budget.Changed(a.r.Tenant)
+		case <-timeout.C:
+			return stages.Wait(unpark), true
+		case <-ctx.Done():
+			return a.ended(ctx, ctx.Err()), true
 		}
 	}
+	return stages.Verdict{}, false
 }
 
 // settle charges what a recorded answer was billed, until that is certain: the
@@ -140,10 +155,8 @@ func (s *Stage) settleFailed(ctx context.Context, r *stages.Request, call schema
 	if errors.As(err, &failure) && failure.Unbilled {
 		err = s.deps.Budget.Release(ctx, r, call.ID)
 	} else {
-		// What the provider says of a call that is made again is in no response,
-		// so that call is charged at its estimate, as any whose outcome is unknown.
-		var usage schemas.Usage
-		if failure != nil && !failure.Retryable {
+		var usage schemas.Usage // if the provider did not say: the estimate
+		if failure != nil {
 			usage = failure.Usage
 		}
 		err = s.deps.Budget.Forfeit(ctx, r, route, call.ID, usage)

@@ -83,13 +83,13 @@ func (p *passenger) end(verdict stages.Verdict) { p.decide(p.request, verdict) }
 // shared, else that of the request's own record.
 func flightKey(r *stages.Request) string {
 	if shareable(r) {
-		return cache.Key(r)
+		return cache.CallKey(r)
 	}
 	return r.RecordKey()
 }
 
 func shareable(r *stages.Request) bool {
-	return r.Fingerprint != "" && r.Round == 0 && r.Cache == cache.Miss && !cache.Refresh(r)
+	return r.Fingerprint != "" && r.Cache == cache.Miss && !cache.Refresh(r)
 }
 
 // begin starts the calls of requests, or lets them wait for those of equal ones.
@@ -236,11 +236,17 @@ func usable(shared Shared, r *stages.Request) bool {
 	return !shared.Passing || r.Accepted <= shared.Made
 }
 
-// share gives a request the answer to an equal one: it costs nothing.
+// share gives a request the answer to an equal one: it costs nothing beyond what
+// answers before it cost. That of a later round was asked for on behalf of all
+// who share it, as one of the attempts of each.
 func share(r *stages.Request, shared Shared) {
 	r.Cache = cache.Shared
-	r.Answer, r.Usage, r.CostUSD = shared.Answer, shared.Usage, 0
-	r.Tokens.Bill(shared.Usage.PromptTokens)
+	r.Answer, r.Usage, r.CostUSD = shared.Answer, r.Earlier.Usage.Add(shared.Usage), r.Earlier.CostUSD
+	if r.Round == 0 {
+		r.Tokens.Bill(shared.Usage.PromptTokens)
+	} else {
+		r.Calls = max(r.Calls, 1)
+	}
 	r.Selected = schemas.Selected{Model: shared.Model, Provider: shared.Provider, Because: "shared"}
 }
 
@@ -439,11 +445,11 @@ func (s *Stage) start(ctx context.Context, f *flight) {
 	s.calls[r.RecordKey()] = f
 	s.mu.Unlock()
 	if s.limited(r) { // takes a worker once it is granted its budget
-		go func() { s.end(ctx, f, s.work(call, f, r, nil)) }()
+		go func() { s.end(ctx, f, s.work(call, f, r, false)) }()
 		return
 	}
 	s.slots <- struct{}{}
-	go func() { s.end(ctx, f, s.work(call, f, r, s.freeOnce())) }()
+	go func() { s.end(ctx, f, s.work(call, f, r, true)) }()
 }
 
 // end decides the leader of a flight, and the followers with it: copies of the
@@ -505,7 +511,7 @@ func (s *Stage) takeCopies(f *flight) (copies []*passenger) {
 func sharedOf(r *stages.Request) Shared {
 	return Shared{
 		Request: r.Key(), Model: r.Selected.Model, Provider: r.Selected.Provider,
-		Usage: r.Usage, Answer: r.Answer, Made: schemas.ToMillis(time.Now()),
+		Usage: r.Usage.Minus(r.Earlier.Usage), Answer: cache.ForOthers(r, r.Answer), Made: schemas.ToMillis(time.Now()),
 	}
 }
 

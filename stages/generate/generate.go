@@ -2,7 +2,6 @@ package generate
 
 import (
 	"context"
-	"crypto/rand"
 	"errors"
 	"log/slog"
 	"sync"
@@ -11,6 +10,7 @@ import (
 
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
+	"github.com/adpa/processor/stages/generate/limit"
 )
 
 // Caller calls a model. Its errors are *schemas.CallError.
@@ -33,6 +33,7 @@ type Record struct {
 	Usage    schemas.Usage
 	CostUSD  float64
 	Answer   []byte
+	Failed   schemas.Spent // on calls before it that brought no answer
 }
 
 // ErrRecorded is a record that somebody else made first.
@@ -87,6 +88,13 @@ type Deps struct {
 	Prepare func(r *stages.Request, route Route, body []byte) (sent, parameters []byte)
 	// Called is told how each call went. It must not block. May be nil.
 	Called func(Called)
+	// Limits keep calls within what providers take. Nil is no limits.
+	Limits *limit.Limiter
+	// Tokens estimates what a call may use, for what a provider allows in a
+	// minute. May be nil.
+	Tokens func(r *stages.Request, route Route) int
+	// Says gives what the provider has last said of its limits. May be nil.
+	Says func(route Route) (calls, tokens limit.Said, said bool)
 }
 
 // Called is how a call went.
@@ -116,6 +124,9 @@ type Stage struct {
 
 // New makes the stage with the given number of workers.
 func New(workers int, deps Deps) *Stage {
+	if deps.Limits == nil {
+		deps.Limits = limit.New(nil)
+	}
 	return &Stage{
 		deps: deps, slots: make(chan struct{}, max(workers, 1)),
 		parking: stages.NewParking(MaxFollowers, MaxFollowerBytes),
@@ -159,56 +170,8 @@ func (s *Stage) decidePast(ctx context.Context, r *stages.Request, past Past, de
 	return true
 }
 
-// freeOnce gives a function that frees a worker, once.
-func (s *Stage) freeOnce() func() { return sync.OnceFunc(func() { <-s.slots }) }
-
 // Idle reports whether a worker has nothing to do.
 func (s *Stage) Idle() bool { return len(s.slots) < cap(s.slots) }
-
-// work calls the model, records the answer and says what comes next. It frees
-// the worker as soon as the call has ended. Without a worker yet, free is nil:
-// the budget is asked first.
-func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request, free func()) stages.Verdict {
-	route, err := s.deps.Router(r)
-	call := schemas.Call{ID: rand.Text(), Body: r.Body, Embeddings: r.Kind == schemas.Embeddings}
-	if free == nil {
-		if err == nil {
-			if verdict, granted := s.reserve(ctx, f, r, &route, &call); !granted {
-				return verdict
-			}
-		}
-		s.slots <- struct{}{}
-		free = s.freeOnce()
-	}
-	defer free()
-	if err != nil {
-		return stages.Fail(err)
-	}
-	call.Model = route.Model
-	if r.Stream && s.deps.Deltas != nil {
-		call.Delta = s.deps.Deltas(r)
-	}
-	if r.Deadline != 0 {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithDeadline(ctx, r.Deadline.Time())
-		defer cancel()
-	}
-	s.prepare(r, route, &call)
-	r.Calls += tries(r)
-	answer, err := s.call(ctx, r, route, call)
-	free()
-	lasting := context.WithoutCancel(ctx)
-	if err != nil {
-		s.settleFailed(lasting, r, call, route, err)
-		return s.failed(ctx, f, r, route, err)
-	}
-	record := Record{
-		Call: call.ID, Model: route.Model, Provider: route.Provider, Calls: r.Calls,
-		Usage: answer.Usage, CostUSD: s.deps.Cost(route.Model, answer.Usage), Answer: answer.Body,
-	}
-	r.Selected.Because, r.Selected.Probability = route.Because, route.Probability
-	return s.record(lasting, r, record)
-}
 
 // prepare sets the parameters that the product chooses, beside those that the
 // budget has set.
@@ -251,16 +214,6 @@ func (s *Stage) call(ctx context.Context, r *stages.Request, route Route, call s
 	return answer, err
 }
 
-// tries counts this call, and the deliveries before this one, which may have
-// called too; the one before its time of a request that had to wait did not.
-func tries(r *stages.Request) int {
-	n := max(r.Deliveries, 1)
-	if r.NotBefore > 0 && n > 1 {
-		n--
-	}
-	return n
-}
-
 // record makes the answer safe before anything else is done with it.
 func (s *Stage) record(ctx context.Context, r *stages.Request, record Record) stages.Verdict {
 	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
@@ -288,28 +241,6 @@ func (s *Stage) record(ctx context.Context, r *stages.Request, record Record) st
 	}
 }
 
-// failed says what becomes of a request whose call brought no answer.
-func (s *Stage) failed(ctx context.Context, f *flight, r *stages.Request, route Route, err error) stages.Verdict {
-	s.mu.Lock()
-	cancelled := f.cancelled
-	s.mu.Unlock()
-	if cancelled {
-		return stages.Fail(wasCancelled())
-	}
-	if errors.Is(ctx.Err(), context.DeadlineExceeded) {
-		return stages.Fail(deadlinePassed())
-	}
-	if call, ok := errors.AsType[*schemas.CallError](err); ok {
-		if call.Retryable {
-			return stages.Retry(err, call.RetryAfter)
-		}
-		r.Usage = r.Usage.Add(call.Usage)
-		r.CostUSD += s.deps.Cost(route.Model, call.Usage)
-		return stages.Fail(err)
-	}
-	return stages.Retry(err, 0)
-}
-
 func wasCancelled() error {
 	return &schemas.Error{Type: schemas.InvalidRequestError, Code: schemas.CodeCancelled, Message: "the request was cancelled while it ran"}
 }
@@ -322,7 +253,8 @@ func deadlinePassed() error {
 // tokens stay those of the prompt as it was asked first.
 func use(r *stages.Request, record Record) {
 	r.Answer, r.Calls = record.Answer, record.Calls
-	r.Usage, r.CostUSD = r.Earlier.Usage.Add(record.Usage), r.Earlier.CostUSD+record.CostUSD
+	r.Usage = r.Earlier.Usage.Add(record.Failed.Usage).Add(record.Usage)
+	r.CostUSD = r.Earlier.CostUSD + record.Failed.CostUSD + record.CostUSD
 	r.Selected.Model, r.Selected.Provider = record.Model, record.Provider
 	if r.Round == 0 {
 		r.Tokens.Bill(record.Usage.PromptTokens)

@@ -1,0 +1,76 @@
+package limit
+
+import "slices"
+
+// waiter waits for a place.
+type waiter struct {
+	ask     Ask
+	got     chan *Place
+	granted bool
+}
+
+// line is those who wait, in the order in which they came.
+type line struct{ list []*waiter }
+
+func (l *line) first() *waiter {
+	if len(l.list) == 0 {
+		return nil
+	}
+	return l.list[0]
+}
+
+// batchShare is how many places there are for each that class batch has while
+// both classes wait.
+const batchShare = 8
+
+// queue is those who wait for a model. Retries wait apart, since they wait for
+// their budget too.
+type queue struct {
+	interactive, batch, again line
+	size, tokens              int
+	turn                      int
+}
+
+func (q *queue) of(ask *Ask) *line {
+	switch {
+	case ask.Retry:
+		return &q.again
+	case ask.Batch:
+		return &q.batch
+	}
+	return &q.interactive
+}
+
+func (q *queue) push(w *waiter) {
+	l := q.of(&w.ask)
+	l.list = append(l.list, w)
+	q.size++
+	q.tokens += w.ask.Tokens
+}
+
+// inOrder gives the lines in the order in which they are served now.
+func (q *queue) inOrder() [3]*line {
+	if q.turn%batchShare == batchShare-1 {
+		return [3]*line{&q.batch, &q.again, &q.interactive}
+	}
+	return [3]*line{&q.again, &q.interactive, &q.batch}
+}
+
+func (q *queue) pop(l *line) {
+	w := l.list[0]
+	l.list[0] = nil
+	l.list = l.list[1:]
+	q.turn++
+	q.size--
+	q.tokens -= w.ask.Tokens
+}
+
+// drop takes out one that waits no more.
+func (q *queue) drop(w *waiter) {
+	l := q.of(&w.ask)
+	if i := slices.Index(l.list, w); i >= 0 {
+		l.list = slices.Delete(l.list, i, i+1)
+		q.size--
+		q.tokens -= w.ask.Tokens
+	}
+}
