@@ -24,6 +24,7 @@ func (d door) Run(ctx context.Context, requests []*stages.Request, decide stages
 	floods := aside{room: d.cfg.MaxPayload / 2}
 	for i, verdict := range d.admitted(ctx, requests) {
 		request := requests[i]
+		d.crowding.seen(request.Tenant, now)
 		if verdict.Action == stages.ActionContinue {
 			request.Beyond = d.shares.beyond(request.Tenant, request.Class, now)
 			if request.Beyond && crowded {

@@ -29,10 +29,16 @@ const (
 	// longest ago have their whole burst again.
 	maxShares = 10_000
 
-	// crowd is how many requests wait before floods are put aside, and
-	// crowdEvery how often it is looked whether there is more than one tenant.
-	crowd      = 1024
-	crowdEvery = 100 * time.Millisecond
+	// crowd is how many requests wait before floods are put aside, if there was
+	// more than one tenant within crowdMemory or, looked at every crowdEvery, in
+	// the stream.
+	crowd       = 1024
+	crowdMemory = 10 * time.Second
+	crowdEvery  = 100 * time.Millisecond
+	// queued is how many messages may wait on the way to generate before floods
+	// are put aside, and while what was put aside comes back.
+	queued     = 512
+	asidePause = 20 * time.Millisecond
 	// asideMost bounds a batch of requests that are put aside.
 	asideMost = 256
 )
@@ -89,25 +95,59 @@ func (s *shares) beyond(tenant string, class schemas.Class, now time.Time) bool 
 
 // crowding knows whether many requests wait, of more than one tenant.
 type crowding struct {
-	waiting atomic.Int64 // behind the request that came last
-	tenants atomic.Int64
-	looked  atomic.Int64 // Unix milliseconds
+	behind atomic.Int64 // requests that wait behind the one that came last
+
+	// What the door has seen; it has one worker.
+	last   string    // tenant
+	mixed  time.Time // when another tenant came than before
+	looked time.Time // at the stream
+}
+
+// seen notes a tenant at the door.
+func (c *crowding) seen(tenant string, now time.Time) {
+	if c.last != "" && tenant != c.last {
+		c.mixed = now
+	}
+	c.last = tenant
 }
 
 // crowded reports whether floods are to be put aside.
 func (r *Runner) crowded(ctx context.Context, now time.Time) bool {
 	c := &r.crowding
-	if c.waiting.Load() < crowd {
+	if c.behind.Load() < crowd && (r.cfg.OnTheWay == nil || r.cfg.OnTheWay() < queued) {
 		return false
 	}
-	if last := c.looked.Load(); now.UnixMilli()-last >= crowdEvery.Milliseconds() && c.looked.CompareAndSwap(last, now.UnixMilli()) {
+	if now.Sub(c.mixed) > crowdMemory && now.Sub(c.looked) >= crowdEvery {
+		c.looked = now
 		ctx, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
-		if stream, err := r.js.Stream(ctx, r.names.Requests()); err == nil {
-			c.tenants.Store(int64(stream.CachedInfo().State.NumSubjects))
+		if stream, err := r.js.Stream(ctx, r.names.Requests()); err == nil && stream.CachedInfo().State.NumSubjects > 1 {
+			c.mixed = now
 		}
 	}
-	return c.tenants.Load() > 1 && (r.cfg.LaterFull == nil || !r.cfg.LaterFull())
+	return now.Sub(c.mixed) <= crowdMemory && (r.cfg.LaterFull == nil || !r.cfg.LaterFull())
+}
+
+// aside reports whether a source brings what was put aside.
+func (s *source) aside() bool {
+	return s.durable.stage == stages.Compress && s.durable.stream == s.runner.names.Later()
+}
+
+// clear reports whether little waits on the way to generate, so that what was
+// put aside may follow without holding back others.
+func (r *Runner) clear(ctx context.Context) bool {
+	waiting := uint64(0)
+	for _, d := range r.cfg.Layout.consumers() {
+		if d.stage != stages.Cache && d.stage != stages.Batch || d.stream == r.names.Later() {
+			continue
+		}
+		consumer, err := r.js.Consumer(ctx, d.stream, d.config.Durable)
+		if err != nil {
+			return false
+		}
+		waiting += consumer.CachedInfo().NumPending
+	}
+	return waiting < queued
 }
 
 // aside gathers requests that are put aside into batches.

@@ -52,7 +52,7 @@ func (r *Runner) receiveRequest(s *source, d *delivery, meta *jetstream.MsgMetad
 	err := r.admit(&it.request, d.msg, meta)
 	r.hold(d, 1)
 	r.cfg.Metrics.delivered(s.durable.stage, d.delivered)
-	r.crowding.waiting.Store(int64(meta.NumPending))
+	r.crowding.behind.Store(int64(meta.NumPending))
 	switch {
 	case err != nil:
 		r.decided <- outcome{item: it, verdict: stages.Reject(err)}

@@ -11,8 +11,11 @@ import (
 )
 
 const (
-	// pullExpiry bounds one pull.
+	// pullExpiry is when the server ends a pull. The process waits pullMargin
+	// longer: what the server sent until then and nobody takes is nobody's until
+	// AckWait is over.
 	pullExpiry = time.Second
+	pullMargin = time.Second
 	// drainQuiet is how long nothing must have come before a drain ends a pull.
 	drainQuiet = 50 * time.Millisecond
 	// pullBase is what an idle source asks for, so that many idle ones do not
@@ -48,6 +51,10 @@ func (s *source) run(ctx context.Context) {
 				continue
 			}
 		}
+		if s.aside() && !s.runner.clear(ctx) {
+			sleep(ctx, asidePause)
+			continue
+		}
 		n := min(want, max(1, free/max(1, s.requests)))
 		got, err := s.pull(ctx, consumer, n, bytes)
 		if err != nil {
@@ -71,9 +78,9 @@ func (s *source) run(ctx context.Context) {
 // When ctx ends, what the server has sent by then is still taken: the pull ends
 // once nothing has come for a moment.
 func (s *source) pull(ctx context.Context, consumer jetstream.Consumer, n, bytes int) (got int, err error) {
-	pulling, cancel := context.WithTimeout(context.WithoutCancel(ctx), pullExpiry)
+	pulling, cancel := context.WithTimeout(context.WithoutCancel(ctx), pullExpiry+pullMargin)
 	defer cancel()
-	quiet := time.NewTimer(pullExpiry)
+	quiet := time.NewTimer(pullExpiry + pullMargin)
 	defer quiet.Stop()
 	defer context.AfterFunc(ctx, func() { quiet.Reset(drainQuiet) })()
 	go func() {
@@ -84,7 +91,7 @@ func (s *source) pull(ctx context.Context, consumer jetstream.Consumer, n, bytes
 		}
 	}()
 	largest := 2*s.runner.cfg.MaxPayload + 4096 // with its headers, and those of the request for it
-	batch, err := consumer.Fetch(n, jetstream.FetchContext(pulling), jetstream.FetchMaxBytes(max(bytes, largest)))
+	batch, err := consumer.Fetch(n, jetstream.FetchContext(patient{pulling, time.Now().Add(pullExpiry * 10 / 9)}), jetstream.FetchMaxBytes(max(bytes, largest)))
 	if err != nil {
 		return 0, err
 	}
@@ -104,6 +111,17 @@ func (s *source) pull(ctx context.Context, consumer jetstream.Consumer, n, bytes
 	}
 	return got, nil
 }
+
+// patient is a context that ends later than it says: nats.go has the server end
+// a pull at nine tenths of what is left until the deadline, and drops what
+// comes after the context has ended.
+type patient struct {
+	context.Context
+	says time.Time
+}
+
+// Deadline implements context.Context.
+func (p patient) Deadline() (time.Time, bool) { return p.says, true }
 
 // recover waits a growing time and sets the consumer up again where it is gone.
 func (s *source) recover(ctx context.Context, err error, failures int) {
