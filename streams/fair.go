@@ -29,10 +29,11 @@ const (
 	// longest ago have their whole burst again.
 	maxShares = 10_000
 
-	// crowd is how many requests wait before floods are put aside, if there was
-	// more than one tenant within crowdMemory or, looked at every crowdEvery, in
-	// the stream.
+	// crowd is how many requests wait before floods are put aside, until no more
+	// than crowdOver do, if there was more than one tenant within crowdMemory or,
+	// looked at every crowdEvery, in the stream.
 	crowd       = 1024
+	crowdOver   = 64
 	crowdMemory = 10 * time.Second
 	crowdEvery  = 100 * time.Millisecond
 	// queued is how many messages may wait on the way to generate before floods
@@ -96,6 +97,7 @@ func (s *shares) beyond(tenant string, class schemas.Class, now time.Time) bool 
 // crowding knows whether many requests wait, of more than one tenant.
 type crowding struct {
 	behind atomic.Int64 // requests that wait behind the one that came last
+	now    atomic.Bool  // as the door found last
 
 	// What the door has seen; it has one worker.
 	last   string    // tenant
@@ -113,8 +115,18 @@ func (c *crowding) seen(tenant string, now time.Time) {
 
 // crowded reports whether floods are to be put aside.
 func (r *Runner) crowded(ctx context.Context, now time.Time) bool {
+	crowded := r.findCrowd(ctx, now)
+	r.crowding.now.Store(crowded)
+	return crowded
+}
+
+func (r *Runner) findCrowd(ctx context.Context, now time.Time) bool {
 	c := &r.crowding
-	if c.behind.Load() < crowd && (r.cfg.OnTheWay == nil || r.cfg.OnTheWay() < queued) {
+	many := int64(crowd)
+	if c.now.Load() {
+		many = crowdOver
+	}
+	if c.behind.Load() < many && (r.cfg.OnTheWay == nil || r.cfg.OnTheWay() < queued) {
 		return false
 	}
 	if now.Sub(c.mixed) > crowdMemory && now.Sub(c.looked) >= crowdEvery {
@@ -126,6 +138,15 @@ func (r *Runner) crowded(ctx context.Context, now time.Time) bool {
 		}
 	}
 	return now.Sub(c.mixed) <= crowdMemory && (r.cfg.LaterFull == nil || !r.cfg.LaterFull())
+}
+
+// room gives how many requests more than others a source may take. While a
+// flood is put aside, nobody who waits behind it must wait for workers.
+func (s *source) room() int {
+	if s.durable.stream == s.runner.names.Requests() && s.runner.crowding.now.Load() {
+		return 2 * asideMost
+	}
+	return 0
 }
 
 // aside reports whether a source brings what was put aside.

@@ -51,7 +51,7 @@ type RunnerConfig struct {
 	// OnTheWay tells how many messages wait between compress and generate, as of
 	// a moment ago. May be nil.
 	OnTheWay func() int64
-	Metrics *Metrics
+	Metrics  *Metrics
 }
 
 // asyncPending bounds the messages of a runner that were published and not yet
@@ -264,12 +264,12 @@ func (r *Runner) nextStep(from int, verdict stages.Verdict) (step int, inside bo
 	return 0, false
 }
 
-// free gives how many more requests and bytes may be taken, and waits while
+// free gives how many more requests and bytes a source may take, and waits while
 // that is none. It gives no requests when ctx ends.
-func (r *Runner) free(ctx context.Context) (requests, bytes int) {
+func (r *Runner) free(ctx context.Context, s *source) (requests, bytes int) {
 	for ctx.Err() == nil {
 		r.mu.Lock()
-		requests = r.cfg.Capacity + r.pace.ahead(time.Now()) - r.held + r.cfg.Parking.Parked()
+		requests = s.room() + r.cfg.Capacity + r.pace.ahead(time.Now()) - r.held + r.cfg.Parking.Parked()
 		bytes = r.cfg.Bytes - r.bytes
 		r.mu.Unlock()
 		if requests > 0 && bytes > 0 {

@@ -39,7 +39,7 @@ func (s *source) run(ctx context.Context) {
 	failures := 0
 	var consumer jetstream.Consumer
 	for ctx.Err() == nil {
-		free, bytes := s.runner.free(ctx)
+		free, bytes := s.runner.free(ctx, s)
 		if free <= 0 {
 			return // ctx ended
 		}
