@@ -1,0 +1,46 @@
+package streams
+
+import (
+	"fmt"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+	"github.com/nats-io/nats.go"
+)
+
+// StartPrivate starts a server that only this process can reach: it listens
+// nowhere. What runs on it cannot touch another deployment, nor be touched.
+// The directory is locked as that of StartEmbedded is; what it holds from an
+// earlier start is there again.
+func StartPrivate(dir string) (*Embedded, error) {
+	lock, err := lockDir(dir)
+	if err != nil {
+		return nil, err
+	}
+	s, err := server.NewServer(&server.Options{
+		ServerName: "private", DontListen: true, JetStream: true, StoreDir: dir, JetStreamMaxMemory: 1 << 30, JetStreamMaxStore: 1 << 50,
+		SyncInterval: 10 * time.Minute, MaxPayload: MaxPayload, NoSigs: true, NoLog: true,
+	})
+	if err != nil {
+		_ = lock.Close()
+		return nil, fmt.Errorf("making the private NATS server: %w", err)
+	}
+	go s.Start()
+	if !s.ReadyForConnections(startTimeout) {
+		s.Shutdown()
+		s.WaitForShutdown()
+		_ = lock.Close()
+		return nil, fmt.Errorf("the private NATS server was not ready within %s", startTimeout)
+	}
+	return &Embedded{server: s, lock: lock, dir: dir}, nil
+}
+
+// ConnectInProcess opens a connection without a socket, which is how a private
+// server is reached.
+func (e *Embedded) ConnectInProcess(options ...nats.Option) (*nats.Conn, error) {
+	nc, err := nats.Connect("", append(options, nats.InProcessServer(e.server))...)
+	if err != nil {
+		return nil, fmt.Errorf("connecting to the private NATS server: %w", err)
+	}
+	return nc, nil
+}
