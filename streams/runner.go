@@ -45,6 +45,10 @@ type RunnerConfig struct {
 	// Parking holds the requests that wait without a worker: more may be taken
 	// in their place. May be nil.
 	Parking *stages.Parking
+	// Room gives how many more requests should be pulled, whatever is free: none
+	// while no stage could begin them. It is asked again when a request is
+	// settled, and after a moment. May be nil.
+	Room func() int
 	// Waiting tells how many messages wait for generate in a lane, as of a
 	// moment ago. May be nil.
 	Waiting func(class schemas.Class, lane int) int64
@@ -272,6 +276,11 @@ func (r *Runner) free(ctx context.Context, s *source) (requests, bytes int) {
 		requests = s.room() + r.cfg.Capacity + r.pace.ahead(time.Now()) - r.held + r.cfg.Parking.Parked()
 		bytes = r.cfg.Bytes - r.bytes
 		r.mu.Unlock()
+		var again <-chan time.Time
+		if requests > 0 && r.cfg.Room != nil {
+			requests = min(requests, r.cfg.Room())
+			again = time.After(roomEvery)
+		}
 		if requests > 0 && bytes > 0 {
 			r.wake() // another source may be waiting too
 			return requests, bytes
@@ -279,11 +288,15 @@ func (r *Runner) free(ctx context.Context, s *source) (requests, bytes int) {
 		select {
 		case <-r.freed:
 		case <-r.cfg.Parking.Entered():
+		case <-again:
 		case <-ctx.Done():
 		}
 	}
 	return 0, 0
 }
+
+// roomEvery is how often a stage that had no room is asked at least.
+const roomEvery = 100 * time.Millisecond
 
 const (
 	// paceEvery is how often the pace of a runner is measured.
