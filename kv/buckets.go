@@ -17,6 +17,7 @@ const (
 	BucketTemplates = "templates"
 	BucketModels    = "models"
 	BucketCancelled = "cancelled"
+	BucketRates     = "rates"
 )
 
 const (
@@ -25,6 +26,8 @@ const (
 	leasesBytes    = 256 << 20
 	templatesBytes = 256 << 20
 	modelsBytes    = 64 << 20
+	ratesFor       = 5 * time.Minute // after which a minute's allowance is whole anyway
+	ratesBytes     = 16 << 20
 	// markerTTL is how long the marker of a deleted or expired key stays, so
 	// that a watch that was cut off for a while still learns of it.
 	markerTTL = time.Hour
@@ -56,6 +59,7 @@ func Provision(ctx context.Context, js jetstream.JetStream, l Layout) error {
 		{Bucket: l.Bucket(BucketTemplates), History: templateHistory, MaxBytes: templatesBytes},
 		{Bucket: l.Bucket(BucketModels), MaxBytes: modelsBytes},
 		{Bucket: l.Bucket(BucketCancelled), TTL: cancelledFor, MaxBytes: cancelledBytes},
+		{Bucket: l.Bucket(BucketRates), TTL: ratesFor, MaxBytes: ratesBytes},
 	} {
 		cfg.Replicas = replicas
 		if _, err := js.CreateOrUpdateKeyValue(ctx, cfg); err != nil {

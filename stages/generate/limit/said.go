@@ -7,21 +7,23 @@ import "time"
 type Said struct {
 	Limit, Remaining int
 	Reset            time.Duration // until all of it is available again
+	At               time.Time     // when it said so
 }
 
 // allowance is what a provider says is left, which fills up as it says.
 type allowance struct {
 	left, most float64
 	aSecond    float64
-	at         time.Time
+	at, said   time.Time
 	known      bool
 }
 
-func (a *allowance) say(s Said, now time.Time) {
-	if s.Remaining < 0 || s.Reset < 0 {
+func (a *allowance) say(s Said) {
+	if s.Remaining < 0 || s.Reset < 0 || !s.At.After(a.said) {
 		return
 	}
-	a.known, a.at, a.left, a.most = true, now, float64(s.Remaining), float64(max(s.Limit, s.Remaining, 1))
+	a.said = s.At
+	a.known, a.at, a.left, a.most = true, s.At, float64(s.Remaining), float64(max(s.Limit, s.Remaining, 1))
 	a.aSecond = (a.most - a.left) / max(s.Reset.Seconds(), 0.001)
 	if s.Limit < 0 { // all at once then
 		a.aSecond = 1 / max(s.Reset.Seconds(), 0.001)

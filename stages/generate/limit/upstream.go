@@ -275,8 +275,8 @@ func (p *Place) Leave(o Outcome) {
 		u.failed(p, now)
 	}
 	if o.Says {
-		m.calls.say(o.Calls, now)
-		m.tokens.say(o.AllTokens, now)
+		m.calls.say(o.Calls)
+		m.tokens.say(o.AllTokens)
 	}
 	if u.rate != nil && o.Kind == NotCalled {
 		u.rate.Used(p.tokens, 0)
