@@ -6,6 +6,7 @@ import (
 	"hash/maphash"
 	"log/slog"
 	"strconv"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -60,6 +61,9 @@ type Entry struct {
 	// Settled is an answer that was the best of all that were asked for, whatever
 	// it scores.
 	Settled bool `json:"settled,omitzero"`
+	// Of is the key of the entry that this one stands for: it has no answer of its
+	// own, and is a miss where that entry is none.
+	Of string `json:"of,omitzero"`
 }
 
 // Cache is the shared cache of answers with a part of it in memory. Keys are
@@ -181,30 +185,24 @@ func (c *Cache) apply(e jsx.Entry) {
 	}
 }
 
-// Get gives the entries of those keys that have one which has not expired.
-// What is not in memory and may be in the bucket is read in one round trip; if
-// that fails those are misses.
-func (c *Cache) Get(ctx context.Context, keys []string) map[string]Entry {
-	found := make(map[string]Entry)
-	var ask, again []string
+// Get gives the entries of those keys that have one which has not expired; they
+// must not be changed. What is not in memory and may be in the bucket is read in
+// one round trip; if that fails those are misses.
+func (c *Cache) Get(ctx context.Context, keys []string) map[string]*Entry {
+	found := make(map[string]*Entry, len(keys))
+	var ask []string
 	now := time.Now().UnixMilli()
-	c.mu.Lock()
 	for _, key := range keys {
-		entry, inBucket := c.lookup(key)
+		entry, again, inBucket := c.lookup(key, hashKey(key))
 		switch {
 		case entry != nil && int64(entry.Expires) > now:
-			found[key] = entry.Entry
-			if entry.revision < c.aging.Load() && !entry.again {
-				entry.again = true
-				again = append(again, key)
+			found[key] = entry
+			if again {
+				c.store(key, *entry, nil)
 			}
 		case entry == nil && inBucket:
 			ask = append(ask, c.subject(key))
 		}
-	}
-	c.mu.Unlock()
-	for _, key := range again {
-		c.store(key, found[key], nil)
 	}
 	if len(ask) == 0 {
 		return found
@@ -216,41 +214,57 @@ func (c *Cache) Get(ctx context.Context, keys []string) map[string]Entry {
 	}
 	for subject, m := range stored {
 		key := subject[len(c.subject("")):]
-		if entry, ok := c.readEntry(m); ok && int64(entry.Expires) > now {
-			found[key] = entry
+		if entry, ok := c.readEntry(key, m); ok && int64(entry.Expires) > now {
+			found[key] = &entry
 			c.keep(key, entry, m.Sequence)
 		}
 	}
 	return found
 }
 
-// lookup finds a key in memory; else it says whether the bucket may have it.
-func (c *Cache) lookup(key string) (entry *localEntry, inBucket bool) {
-	hash := hashKey(key)
+// lookup finds a key in memory, and says whether its entry is to be written again
+// before it falls out of the bucket; else it says whether the bucket may have it.
+func (c *Cache) lookup(key string, hash indexKey) (entry *Entry, again, inBucket bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	revision, indexed := c.index[hash]
 	if indexed && revision < c.first.Load() {
 		indexed = false // evicted
 	}
 	if have := c.local.get(key, hash); have != nil && !c.stale {
 		if indexed && have.revision == revision || !indexed && have.revision > c.seen {
-			return have, true
+			again = have.revision < c.aging.Load() && !have.again
+			have.again = have.again || again
+			return &have.Entry, again, true
 		}
 		c.local.remove(key)
 	}
-	return nil, indexed || c.overflow || c.stale
+	return nil, false, indexed || c.overflow || c.stale
 }
 
-// readEntry decodes a stored entry. One that is deleted or damaged is a miss.
-func (c *Cache) readEntry(m jsx.Stored) (Entry, bool) {
+// readEntry decodes a stored entry. One that is deleted or damaged is a miss, and
+// so is one that stands for another tenant's.
+func (c *Cache) readEntry(key string, m jsx.Stored) (Entry, bool) {
 	if m.Header.Get("KV-Operation") != "" || m.Header.Get("Nats-Marker-Reason") != "" {
 		return Entry{}, false
 	}
 	var entry Entry
-	if json.Unmarshal(m.Data, &entry) != nil || len(entry.Answer) == 0 || entry.Answer[0] != '{' {
+	if json.Unmarshal(m.Data, &entry) != nil || !entry.whole(key) {
 		c.count(CountDamaged)
 		return Entry{}, false
 	}
 	return entry, true
+}
+
+// whole reports whether an entry under the given key can be used: it has an
+// answer, or stands for one of the same scope.
+func (e *Entry) whole(key string) bool {
+	if e.Of == "" {
+		return len(e.Answer) > 0 && e.Answer[0] == '{'
+	}
+	scope, _, _ := strings.Cut(key, ".")
+	theirs, _, ok := strings.Cut(e.Of, ".")
+	return ok && scope == theirs && e.Of != key && len(e.Answer) == 0
 }
 
 // keep puts an entry into memory.
@@ -286,7 +300,7 @@ func (c *Cache) GetNow(ctx context.Context, key string) (Entry, bool, error) {
 	if err != nil || !found {
 		return Entry{}, false, err
 	}
-	entry, ok := c.readEntry(m)
+	entry, ok := c.readEntry(key, m)
 	return entry, ok && int64(entry.Expires) > time.Now().UnixMilli(), nil
 }
 
@@ -297,6 +311,12 @@ func (c *Cache) Put(key string, entry Entry, ttl time.Duration, stored func()) {
 	now := time.Now()
 	entry.Made, entry.Expires = schemas.ToMillis(now), schemas.ToMillis(now.Add(max(ttl, time.Second)))
 	c.store(key, entry, stored)
+}
+
+// Link has a key stand for the entry of another one of the same scope, which is
+// stored too. It does not wait either.
+func (c *Cache) Link(key, of string, entry Entry, ttl time.Duration) {
+	c.Put(key, Entry{Model: entry.Model, Provider: entry.Provider, CostUSD: entry.CostUSD, Of: of}, ttl, nil)
 }
 
 // store writes an entry that knows when it expires.
@@ -312,7 +332,7 @@ func (c *Cache) store(key string, entry Entry, stored func()) {
 func (c *Cache) publish(key string, entry Entry, stored func()) bool {
 	bare := entry
 	bare.Answer = nil
-	value, err := marshalWith(&bare, entry.Answer)
+	value, err := encodeEntry(&bare, entry.Answer)
 	if err != nil {
 		return false
 	}
@@ -334,6 +354,13 @@ func (c *Cache) publish(key string, entry Entry, stored func()) bool {
 	default:
 		return false
 	}
+}
+
+func encodeEntry(bare *Entry, answer jsontext.Value) ([]byte, error) {
+	if bare.Of != "" {
+		return json.Marshal(bare)
+	}
+	return marshalWith(bare, answer)
 }
 
 // keepPuts keeps in memory what was stored.
@@ -382,11 +409,11 @@ func (c *Cache) pollFirst(ctx context.Context) {
 	ticker := time.NewTicker(firstPoll)
 	defer ticker.Stop()
 	for {
+		c.readFirst(ctx)
 		select {
 		case <-ctx.Done():
 			return
 		case <-ticker.C:
-			c.readFirst(ctx)
 		}
 	}
 }
@@ -400,6 +427,7 @@ func (c *Cache) readFirst(ctx context.Context) {
 	}
 	info := stream.CachedInfo()
 	state := info.State
+	c.adopt(info.Config.Metadata)
 	if float64(state.Bytes) > nearlyFull*float64(info.Config.MaxBytes) {
 		c.aging.Store(state.FirstSeq + (state.LastSeq-state.FirstSeq)/oldestShare)
 	} else {

@@ -15,6 +15,9 @@ type memory struct {
 	entries  map[string]*localEntry
 	policy   cachepolicy.Policy[string]
 	adaptive *cachepolicy.Adaptive[string] // the same, if it adapts
+
+	configured CacheConfig
+	choice     CacheChoice // that is followed
 }
 
 type localEntry struct {
@@ -24,21 +27,43 @@ type localEntry struct {
 }
 
 func newMemory(cfg CacheConfig) *memory {
-	m := &memory{entries: map[string]*localEntry{}}
-	if capacity := int64(cfg.LocalSize); cfg.Strategy == Adaptive {
-		m.adaptive = cachepolicy.NewAdaptive[string](capacity, cachepolicy.ParseMetrics(cfg.Metrics))
-		m.policy = m.adaptive
-	} else {
-		m.policy = cachepolicy.New[string](cfg.Strategy, capacity, func(i cachepolicy.Item) float64 {
-			return i.CostUSD + 1e-9 // where calls cost nothing, by use and size
-		})
-	}
+	m := &memory{entries: map[string]*localEntry{}, configured: cfg}
+	m.follow(m.configuredChoice())
 	return m
 }
 
+func (m *memory) configuredChoice() CacheChoice {
+	return CacheChoice{Strategy: m.configured.Strategy, LocalSize: int64(m.configured.LocalSize)}
+}
+
+// follow changes to a strategy and a size. What is in memory stays as far as there is room.
+func (m *memory) follow(choice CacheChoice) {
+	before := m.policy
+	m.choice, m.adaptive = choice, nil
+	if choice.Strategy == Adaptive {
+		m.adaptive = cachepolicy.NewAdaptive[string](choice.LocalSize, cachepolicy.ParseMetrics(m.configured.Metrics))
+		m.policy = m.adaptive
+	} else {
+		m.policy = cachepolicy.New[string](choice.Strategy, choice.LocalSize, savedCost)
+	}
+	if before == nil {
+		return
+	}
+	for _, key := range before.Keys() {
+		known, _ := before.Item(key)
+		for _, gone := range m.policy.Add(key, known) {
+			delete(m.entries, gone)
+		}
+	}
+}
+
+// savedCost is what a use of an entry saves; where calls cost nothing, GDSF goes
+// by use and size.
+func savedCost(i cachepolicy.Item) float64 { return i.CostUSD + 1e-9 }
+
 func item(e Entry) cachepolicy.Item {
 	return cachepolicy.Item{
-		Bytes: int64(len(e.Answer)) + entryOverhead, CostUSD: e.CostUSD,
+		Bytes: int64(len(e.Answer)+len(e.Of)) + entryOverhead, CostUSD: e.CostUSD,
 		Seconds: float64(e.Usage.CompletionTokens) / tokensPerSecond,
 	}
 }

@@ -52,7 +52,8 @@ func (s *CacheStore) Size(ctx context.Context) (used, limit int64, err error) {
 	return int64(info.State.Bytes), info.Config.MaxBytes, nil
 }
 
-// Each calls f with each entry of a tenant that can be read, the oldest first.
+// Each calls f with each entry of a scope (a tenant, or what all share) that can
+// be read, the oldest first; those that stand for another one (Of) too.
 func (s *CacheStore) Each(ctx context.Context, tenant string, f func(StoredEntry) error) error {
 	return EachMessage(ctx, s.js, "KV_"+s.bucket, s.subject(tenant+".*"), func(m jetstream.Msg) error {
 		meta, err := m.Metadata()
@@ -70,7 +71,7 @@ func (s *CacheStore) Each(ctx context.Context, tenant string, f func(StoredEntry
 func (s *CacheStore) entry(subject string, header nats.Header, data []byte, stored time.Time) (StoredEntry, bool) {
 	e := StoredEntry{Key: strings.TrimPrefix(subject, s.subject("")), Stored: stored, Bytes: len(data)}
 	gone := header.Get("KV-Operation") != "" || header.Get("Nats-Marker-Reason") != ""
-	return e, !gone && json.Unmarshal(data, &e.Entry) == nil && len(e.Answer) > 0 && !e.Passing
+	return e, !gone && json.Unmarshal(data, &e.Entry) == nil && e.whole(e.Key) && !e.Passing
 }
 
 // Get gives the entry of a key (tenant.fingerprint), or ErrNoEntry.
@@ -87,6 +88,15 @@ func (s *CacheStore) Get(ctx context.Context, key string) (StoredEntry, error) {
 		return e, fmt.Errorf("%.200q: %w", key, ErrNoEntry)
 	}
 	return e, nil
+}
+
+// Resolve gives the entry of a key or, where it stands for another one, that.
+func (s *CacheStore) Resolve(ctx context.Context, key string) (StoredEntry, error) {
+	e, err := s.Get(ctx, key)
+	if err != nil || e.Of == "" {
+		return e, err
+	}
+	return s.Get(ctx, e.Of)
 }
 
 // Purge removes a key in all replicas.

@@ -24,10 +24,17 @@ const (
 	MatchNormalized = "normalized"
 )
 
+// Who shares answers.
+const (
+	ScopeTenant = "tenant"
+	ScopeShared = "shared"
+)
+
 var (
 	strategies   = []string{LRU, ARC, GDSF, Adaptive}
 	cacheMetrics = []string{"hit_rate", "cost", "latency", "memory"}
 	matches      = []string{MatchExact, MatchNormalized}
+	scopes       = []string{ScopeTenant, ScopeShared}
 )
 
 // CacheConfig is the section cache: of the configuration.
@@ -52,8 +59,13 @@ type CacheConfig struct {
 	// beside the changes that are pushed to it. Default 5m.
 	SyncInterval units.Duration `yaml:"sync_interval"`
 	// Match is when two requests are equal: exact, or normalized, which ignores
-	// case, articles, politeness and plurals of prose. Default exact.
+	// case, articles, politeness and plurals in the last message where that is
+	// prose. Requests may say otherwise (processor.cache.match). Default exact.
 	Match string `yaml:"match"`
+	// Scope is who may share answers: tenant (each tenant for itself), or shared,
+	// which lets requests that ask for it (processor.cache.scope) share over all
+	// tenants. Default tenant.
+	Scope string `yaml:"scope"`
 	// MaxTemperature is the highest temperature at which an answer is cached, 0
 	// to 2. Default 2: every answer is.
 	MaxTemperature float64 `yaml:"max_temperature"`
@@ -67,7 +79,7 @@ func DefaultCache() CacheConfig {
 		Enabled: true, Strategy: Adaptive, Metrics: []string{"hit_rate", "memory"},
 		MaxSize: units.GB, LocalSize: 256 * units.MB,
 		TTL: units.Duration(time.Hour), SyncInterval: units.Duration(5 * time.Minute),
-		Match: MatchExact, MaxTemperature: 2, Providers: []string{},
+		Match: MatchExact, Scope: ScopeTenant, MaxTemperature: 2, Providers: []string{},
 	}
 }
 
@@ -94,6 +106,8 @@ func (c CacheConfig) Validate() error {
 		return fmt.Errorf("sync_interval: %v is less than 1s", c.SyncInterval)
 	case !slices.Contains(matches, c.Match):
 		return fmt.Errorf("match: %.40q is none of %s", c.Match, strings.Join(matches, ", "))
+	case !slices.Contains(scopes, c.Scope):
+		return fmt.Errorf("scope: %.40q is none of %s", c.Scope, strings.Join(scopes, ", "))
 	case !(c.MaxTemperature >= 0 && c.MaxTemperature <= 2): // written so that NaN fails
 		return fmt.Errorf("max_temperature: %v is not within 0 and 2", c.MaxTemperature)
 	}

@@ -18,7 +18,14 @@ import (
 const passingTTL = 30 * time.Second
 
 func (d *deps) cacheConfig() cache.Config {
-	return cache.Config{Enabled: d.cfg.Cache.Enabled, MaxTemperature: d.cfg.Cache.MaxTemperature}
+	return cacheConfig(d.cfg.Cache)
+}
+
+func cacheConfig(c kv.CacheConfig) cache.Config {
+	return cache.Config{
+		Enabled: c.Enabled, MaxTemperature: c.MaxTemperature,
+		Normalized: c.Match == kv.MatchNormalized, Shared: c.Scope == kv.ScopeShared,
+	}
 }
 
 // remember keeps a new answer for equal requests; one that is not to be kept
@@ -32,13 +39,21 @@ func (d *deps) remember(r *stages.Request, record generate.Record, kept func()) 
 	}
 	entry := kv.Entry{
 		Model: record.Model, Provider: record.Provider, Usage: record.Usage, CostUSD: record.CostUSD,
-		Answer: record.Answer, Request: r.Key(),
+		Answer: cache.ForOthers(r, record.Answer), Request: r.Key(),
+	}
+	if r.Round > 0 { // for those whose answer before had the same faults
+		d.pass(cache.CallKey(r), entry, kept)
+		kept = nil
 	}
 	if !d.cacheable(r, record.Provider, record.Answer) {
-		d.pass(r, entry, kept)
+		d.pass(cache.Key(r), entry, kept)
 		return
 	}
-	d.cache.Put(cache.Key(r), entry, cache.TTL(r, d.cfg.Cache.TTL.Std()), kept)
+	ttl := cache.TTL(r, d.cfg.Cache.TTL.Std())
+	d.cache.Put(cache.Key(r), entry, ttl, kept)
+	if key := d.cacheConfig().NormalizedKey(r); key != "" {
+		d.cache.Link(key, cache.Key(r), entry, ttl)
+	}
 }
 
 // cacheable reports whether an answer may be used for later requests.
@@ -47,9 +62,9 @@ func (d *deps) cacheable(r *stages.Request, provider string, answer []byte) bool
 	return (len(allowed) == 0 || slices.Contains(allowed, provider)) && (askedFor(r) || !cutOff(answer))
 }
 
-func (d *deps) pass(r *stages.Request, entry kv.Entry, kept func()) {
+func (d *deps) pass(key string, entry kv.Entry, kept func()) {
 	entry.Passing = true
-	d.cache.Put(cache.Key(r), entry, passingTTL, kept)
+	d.cache.Put(key, entry, passingTTL, kept)
 }
 
 // askedFor reports whether a request says itself that its answer is to be
@@ -83,12 +98,16 @@ func (d *deps) forget(r *stages.Request) {
 	switch {
 	case r.Fingerprint == "" || askedFor(r):
 	case r.Cache == cache.Miss:
-		d.pass(r, kv.Entry{
+		d.pass(cache.Key(r), kv.Entry{
 			Model: r.Selected.Model, Provider: r.Selected.Provider, Usage: r.Usage, CostUSD: r.CostUSD,
-			Answer: r.Answer, Request: r.Key(),
+			Answer: cache.ForOthers(r, r.Answer), Request: r.Key(),
 		}, nil)
 	case r.Cache == cache.Hit:
 		d.cache.Drop(cache.Key(r))
+	case r.Cache == cache.Normalized: // it may do for the question that it answered
+		if key := d.cacheConfig().NormalizedKey(r); key != "" {
+			d.cache.Drop(key)
+		}
 	}
 }
 
@@ -97,16 +116,33 @@ func (d *deps) cached() cache.Store { return cacheStore{d.cache} }
 
 type cacheStore struct{ *kv.Cache }
 
-// Find implements cache.Store. What only those that wait may share is none.
+// Find implements cache.Store. What only those that wait may share is none; what
+// stands for another entry is that one.
 func (s cacheStore) Find(ctx context.Context, keys []string) map[string]cache.Entry {
 	found := s.Get(ctx, keys)
 	entries := make(map[string]cache.Entry, len(found))
+	var linked []string
 	for key, e := range found {
-		if !e.Passing {
-			entries[key] = cache.Entry{Model: e.Model, Provider: e.Provider, Usage: e.Usage, Answer: e.Answer, Settled: e.Settled}
+		if e.Of != "" {
+			linked = append(linked, e.Of)
+		} else if !e.Passing {
+			entries[key] = cached(e)
+		}
+	}
+	if len(linked) == 0 {
+		return entries
+	}
+	targets := s.Get(ctx, linked)
+	for key, e := range found {
+		if target := targets[e.Of]; target != nil && !target.Passing && target.Of == "" {
+			entries[key] = cached(target)
 		}
 	}
 	return entries
+}
+
+func cached(e *kv.Entry) cache.Entry {
+	return cache.Entry{Model: e.Model, Provider: e.Provider, Usage: e.Usage, Answer: e.Answer, Settled: e.Settled}
 }
 
 // flights is what generate shares calls with: leases, and the cache.
@@ -142,13 +178,13 @@ func (f flights) Find(ctx context.Context, keys []string) map[string]generate.Sh
 // Now implements generate.Flights.
 func (f flights) Now(ctx context.Context, key string) (generate.Shared, bool, error) {
 	e, found, err := f.cache.GetNow(ctx, key)
-	return sharedOf(e), found, err
+	return sharedOf(&e), found, err
 }
 
 // Changed implements generate.Flights.
 func (f flights) Changed(key string) (<-chan struct{}, func()) { return f.cache.Changed(key) }
 
-func sharedOf(e kv.Entry) generate.Shared {
+func sharedOf(e *kv.Entry) generate.Shared {
 	return generate.Shared{
 		Request: e.Request, Model: e.Model, Provider: e.Provider, Usage: e.Usage,
 		Answer: e.Answer, Made: e.Made, Passing: e.Passing,

@@ -3,6 +3,10 @@ package cache
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"strconv"
+	"strings"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -17,7 +21,19 @@ const (
 	Hit    = "hit"
 	Shared = "shared" // the call of an equal request answered it too
 	Off    = "off"
+	// Normalized is the answer to a request whose last message differs in form alone.
+	Normalized = "normalized"
 )
+
+// What a request, and the configuration, say of matches and scopes.
+const (
+	MatchNormalized = "normalized"
+	ScopeShared     = "shared"
+)
+
+// sharedScope stands for the tenant in the keys of answers that all tenants may
+// share. It is none: the names of tenants have no such sign.
+const sharedScope = "=shared"
 
 // Entry is an answer that was paid before.
 type Entry struct {
@@ -37,20 +53,28 @@ type Store interface {
 type Config struct {
 	Enabled        bool
 	MaxTemperature float64 // the highest temperature at which answers are cached
+	Normalized     bool    // requests that say nothing of it match normalized
+	Shared         bool    // requests that ask for it share with other tenants
 }
 
 // New makes the cache stage. A request whose answer is there skips to score.
 func New(cfg Config, store Store, results func(result string)) stages.Stage {
 	return stages.Func(func(ctx context.Context, requests []*stages.Request) []stages.Verdict {
 		verdicts := make([]stages.Verdict, len(requests))
-		keys := make([]string, 0, len(requests))
-		for _, r := range requests {
+		exact, normalized := make([]string, len(requests)), make([]string, len(requests)) // empty: not looked up
+		var keys []string
+		for i, r := range requests {
 			if r.Cache = mode(cfg, r); r.Cache == Off {
 				continue
 			}
-			r.Fingerprint = schemas.CacheKey(r.Body, r.Options)
-			if !Refresh(r) {
-				keys = append(keys, Key(r))
+			r.Fingerprint = fingerprint(cfg, r)
+			if Refresh(r) {
+				continue
+			}
+			exact[i], normalized[i] = Key(r), cfg.NormalizedKey(r)
+			keys = append(keys, exact[i])
+			if normalized[i] != "" {
+				keys = append(keys, normalized[i])
 			}
 		}
 		var found map[string]Entry
@@ -58,9 +82,11 @@ func New(cfg Config, store Store, results func(result string)) stages.Stage {
 			found = store.Find(ctx, keys)
 		}
 		for i, r := range requests {
-			if entry, ok := found[Key(r)]; ok && r.Cache != Off && !Refresh(r) {
-				r.Cache = Hit
-				use(r, entry)
+			if entry, ok := found[exact[i]]; ok {
+				use(r, entry, Hit)
+				verdicts[i] = stages.SkipTo(stages.Score)
+			} else if entry, ok := found[normalized[i]]; ok {
+				use(r, entry, Normalized)
 				verdicts[i] = stages.SkipTo(stages.Score)
 			}
 			results(r.Cache)
@@ -69,8 +95,101 @@ func New(cfg Config, store Store, results func(result string)) stages.Stage {
 	})
 }
 
-// Key is the cache key of a request: its tenant and its fingerprint.
-func Key(r *stages.Request) string { return r.Tenant + "." + r.Fingerprint }
+// fingerprint is that of a request, with the shared scope before it where the
+// request and the configuration both want that.
+func fingerprint(cfg Config, r *stages.Request) string {
+	key := Fingerprint(r.Body, r.Options)
+	if c := r.Asked().Cache; cfg.Shared && c != nil && c.Scope == ScopeShared {
+		return sharedScope + "." + key
+	}
+	return key
+}
+
+// Fingerprint is that of a chat or embeddings request by its body and its
+// processor object. An object that does not change the answer is as good as none.
+func Fingerprint(body, options []byte) string {
+	return schemas.CacheKey(body, answerOptions(options))
+}
+
+// neutral are the members of the processor object that leave an answer as it is.
+var neutral = map[string]bool{"cache": true, "compress": true, "route": true, "priority": true, "deadline": true}
+
+// answerOptions gives a processor object if something in it changes the answer.
+func answerOptions(options []byte) []byte {
+	changes := false
+	schemas.Members(options, func(name []byte, _, _ schemas.Span) bool {
+		changes = changes || !neutral[string(name)]
+		return !changes
+	})
+	if !changes {
+		return nil
+	}
+	return options
+}
+
+// Key is the cache key of a request: its tenant, or the scope that all tenants
+// share, and its fingerprint.
+func Key(r *stages.Request) string {
+	if OverTenants(r) {
+		return r.Fingerprint
+	}
+	return r.Tenant + "." + r.Fingerprint
+}
+
+// OverTenants reports whether the answer to a request may be that to another tenant's.
+func OverTenants(r *stages.Request) bool { return strings.HasPrefix(r.Fingerprint, sharedScope+".") }
+
+// ScopeKey gives the key of an entry by its fingerprint, as operators name it.
+func ScopeKey(tenant, fingerprint string, overTenants bool) string {
+	if overTenants {
+		return sharedScope + "." + fingerprint
+	}
+	return tenant + "." + fingerprint
+}
+
+// NormalizedKey is the key under which a request finds the answers to those that
+// differ from it in form alone, in the same scope; empty where it looks for none.
+// Only the request's first round has one: later ones ask something else.
+func (cfg Config) NormalizedKey(r *stages.Request) string {
+	wanted := cfg.Normalized
+	if c := r.Asked().Cache; c != nil && c.Match != "" {
+		wanted = c.Match == MatchNormalized
+	}
+	if !wanted || r.Fingerprint == "" || r.Round > 0 || r.Kind != schemas.Chat {
+		return ""
+	}
+	normal := NormalizedFingerprint(r.Body, r.Options)
+	if normal == "" {
+		return ""
+	}
+	scope, _, _ := strings.Cut(Key(r), ".")
+	return scope + "." + normal
+}
+
+// CallKey names the call that a request needs: equal requests need the same one.
+// In the first round that is the cache key; in later ones it goes by what is
+// asked then, which depends on the answers before.
+func CallKey(r *stages.Request) string {
+	if r.Round == 0 {
+		return Key(r)
+	}
+	h := sha256.New()
+	h.Write([]byte(strings.Join(r.Tried, "\x00") + "\x00\x00"))
+	h.Write(r.Body)
+	return Key(r) + "-r" + strconv.Itoa(r.Round) + "-" + hex.EncodeToString(h.Sum(nil)[:16])
+}
+
+// ForOthers gives the answer to a request as others may have it: tenants that
+// share answers do not see what a provider repeats of who asked.
+func ForOthers(r *stages.Request, answer []byte) []byte {
+	if !OverTenants(r) {
+		return answer
+	}
+	for _, name := range []string{"metadata", "user", "safety_identifier", "prompt_cache_key"} {
+		answer = schemas.DeleteMember(answer, name)
+	}
+	return answer
+}
 
 // TTL is how long the answer to a request may be used.
 func TTL(r *stages.Request, standard time.Duration) time.Duration {
@@ -82,7 +201,8 @@ func TTL(r *stages.Request, standard time.Duration) time.Duration {
 	return standard
 }
 
-func use(r *stages.Request, entry Entry) {
+func use(r *stages.Request, entry Entry, how string) {
+	r.Cache = how
 	r.Answer, r.Settled = entry.Answer, entry.Settled
 	r.Usage = entry.Usage
 	r.CostUSD = 0

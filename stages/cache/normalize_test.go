@@ -1,0 +1,114 @@
+package cache
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/adpa/processor/schemas"
+)
+
+func TestTextsThatAskTheSame(t *testing.T) {
+	for text, same := range map[string]string{
+		"What is the capital of France?":              "what is  capital of France",
+		"Please tell me what the moon is made of.":    "tell me what moon is made of, please!",
+		"Hello, how do I boil an egg? Thank you!":     "how do I boil egg",
+		"Where can I find the best hotels in Vienna?": "where can i find best hotel in VIENNA ?",
+		"A dog barks at night, why?":                  "dog barks at night, why",
+		"“Why” is the sky blue?":                      `"why" is the sky blue`,
+		"¿Dónde está la biblioteca?":                  "dónde está la biblioteca",
+	} {
+		a, ok := Normalize(text)
+		require.True(t, ok, text)
+		b, ok := Normalize(same)
+		require.True(t, ok, same)
+		require.Equal(t, a, b)
+	}
+}
+
+func TestTextsThatDoNotAskTheSame(t *testing.T) {
+	for text, other := range map[string]string{
+		"What is C++ good for?":               "What is C good for?",
+		"What does # mean":                    "What does ## mean",
+		"Can I take vitamin A in the morning": "Can I take vitamin in the morning",
+		"What is the meaning of security":     "What is the meaning of securities",
+		"How do I turn it on?":                "How do I turn it off?",
+		"Who made the film of the series":     "Who made the film of the serie",
+		"How do I do it":                      "How did I do it",
+		"How do I say thanks to my boss":      "How do I say to my boss",
+		"Is the price 3.5?":                   "Is the price 35?",
+		"La casa":                             "Le casa",
+	} {
+		a, _ := Normalize(text)
+		b, _ := Normalize(other)
+		require.NotEqual(t, a, b)
+	}
+}
+
+func TestCodeAndMathematicsAreLeftAlone(t *testing.T) {
+	for _, text := range []string{
+		"What does `a` do?", "x = y", "is 2+2 four", "What is 7 * 6?", "what is 10 - 3", "Why does f(x) fail", "{}", "int a;", "if x:\n  return",
+		"why is a < b", "snake_case", "2^8", "10/2 is?", "∑ of all", "", "  ", "please", "?!",
+	} {
+		_, ok := Normalize(text)
+		require.False(t, ok, text)
+	}
+}
+
+// These must never change by accident: what was stored under them would not be found.
+func TestNormalizedFingerprintsNeverChange(t *testing.T) {
+	body := func(messages string) string { return `{"model":"gpt-4o","messages":[` + messages + `]}` }
+	const question = `{"role":"user","content":"What are the highest mountains of the Alps?"}`
+	for _, v := range []struct{ body, options, key string }{
+		{body(question), "", "n-4817de8663126665"},
+		{body(`{"content":"what are highest mountain of Alps","role":"user"}`), "", "n-4817de8663126665"},
+		{body(`{"role":"system","content":"Be brief."},` + question), "", "n-6b1c3777acc01221"},
+		{body(question), `{"structure":{"format":"json"}}`, "n-689cdbb709a66048"},
+		{body(question), `{"cache":{"match":"normalized"},"priority":"batch"}`, "n-4817de8663126665"},
+	} {
+		require.Contains(t, NormalizedFingerprint([]byte(v.body), []byte(v.options)), v.key)
+	}
+}
+
+func TestOnlyTheLastMessageIsNormalized(t *testing.T) {
+	of := func(messages string) string {
+		return NormalizedFingerprint([]byte(`{"messages":[`+messages+`]}`), nil)
+	}
+	const last = `{"role":"user","content":"And the second?"}`
+	first := of(`{"role":"user","content":"Which is the largest?"},{"role":"assistant","content":"A"},` + last)
+	require.NotEmpty(t, first)
+	require.Equal(t, first, of(`{"role":"user","content":"Which is the largest?"},{"role":"assistant","content":"A"},{"role":"user","content":"and second"}`))
+	require.NotEqual(t, first, of(`{"role":"user","content":"which is largest"},{"role":"assistant","content":"A"},`+last), "turns before it are exact")
+	require.NotEqual(t, of(`{"role":"system","content":"Be brief"},`+last), of(`{"role":"system","content":"be brief"},`+last))
+	for _, none := range []string{
+		`{"role":"user","content":"a question"},{"role":"assistant","content":"an answer"}`,
+		`{"role":"user","content":[{"type":"text","text":"a question"}]}`,
+		`{"role":"user","content":"` + strings.Repeat("very ", 3000) + `"}`,
+		`{"role":"user"}`, `{"content":"x"}`, ``,
+	} {
+		require.Empty(t, of(none), "%.80s", none)
+	}
+	require.Empty(t, NormalizedFingerprint([]byte(`{"input":"a question"}`), nil), "embeddings")
+	require.NotEqual(t, schemas.CacheKey([]byte(`{"messages":[`+last+`]}`), nil), of(last), "never that of an exact one")
+}
+
+func FuzzNormalize(f *testing.F) {
+	for _, seed := range []string{"What are the cats?", "A a A the", "hi hello thanks", "\xff\xfe", "thank you", "\u200b", "''''", "ies", "xes s"} {
+		f.Add(seed)
+	}
+	f.Fuzz(func(t *testing.T, text string) {
+		normal, ok := Normalize(text)
+		require.Equal(t, ok, normal != "")
+		require.LessOrEqual(t, len(normal), 3*len(text)+3)
+		upper, _ := Normalize(text)
+		require.Equal(t, normal, upper, "the same each time")
+	})
+}
+
+func BenchmarkNormalizedFingerprint(b *testing.B) {
+	body := []byte(`{"model":"gpt-4o","messages":[{"role":"system","content":"Answer briefly."},{"role":"user","content":"` + strings.Repeat("What are the highest mountains of the Alps, please? ", 10) + `"}]}`)
+	for b.Loop() {
+		NormalizedFingerprint(body, nil)
+	}
+}
