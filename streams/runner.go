@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"log/slog"
@@ -32,6 +33,14 @@ type RunnerConfig struct {
 	Capacity   int // requests held at once; default 512
 	Bytes      int // of the messages held at once, about; default 128 MB
 	MaxPayload int // the server's limit on a message, in bytes
+	Pull       int // bytes asked for at once, about; default 1 MB
+	Window     int // messages published and not yet acknowledged by the server; default 4,096
+
+	// Memory bounds the bytes that all runners of the process hold. May be nil.
+	Memory *Memory
+	// Tight reports that memory is short: then no more is taken than one message
+	// at a time. It is asked often and must be quick. May be nil.
+	Tight func() bool
 
 	// Recorded finds answers that were too large to travel with their requests.
 	// The key is that of the record.
@@ -45,10 +54,10 @@ type RunnerConfig struct {
 	// Parking holds the requests that wait without a worker: more may be taken
 	// in their place. May be nil.
 	Parking *stages.Parking
-	// Room gives how many more requests should be pulled, whatever is free: none
-	// while no stage could begin them. It is asked again when a request is
-	// settled, and after a moment. May be nil.
-	Room func() int
+	// Wanted gives how many more requests the stages could begin, whatever is
+	// free: none are pulled while that is none. It is asked again when a request
+	// is settled, and after a moment. May be nil.
+	Wanted func() int
 	// Waiting tells how many messages wait for generate in a lane, as of a
 	// moment ago. May be nil.
 	Waiting func(class schemas.Class, lane int) int64
@@ -58,9 +67,14 @@ type RunnerConfig struct {
 	Metrics  *Metrics
 }
 
-// asyncPending bounds the messages of a runner that were published and not yet
-// acknowledged by the server.
-const asyncPending = 4096
+const (
+	// asyncPending bounds the messages of a runner that were published and not yet
+	// acknowledged by the server.
+	asyncPending = 4096
+	// roomPoll is how often it is looked whether there is room again that others
+	// than the runner itself can make.
+	roomPoll = 20 * time.Millisecond
+)
 
 // Runner runs one group of neighbouring stages: it pulls what waits for any of
 // them, has them work on it in slices, publishes what they decided and
@@ -96,7 +110,7 @@ type step struct {
 
 // NewRunner makes a runner for a group of neighbouring stages, in order.
 func NewRunner(nc *nats.Conn, cfg RunnerConfig, steps []Step) (*Runner, error) {
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(asyncPending), jetstream.WithPublishAsyncTimeout(10*time.Second))
+	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(cmp.Or(cfg.Window, asyncPending)), jetstream.WithPublishAsyncTimeout(10*time.Second))
 	if err != nil {
 		return nil, fmt.Errorf("opening JetStream: %w", err)
 	}
@@ -113,6 +127,7 @@ func NewRunner(nc *nats.Conn, cfg RunnerConfig, steps []Step) (*Runner, error) {
 	if cfg.Bytes <= 0 {
 		cfg.Bytes = 128 << 20
 	}
+	cfg.Pull = cmp.Or(cfg.Pull, 1<<20)
 	if cfg.Metrics == nil {
 		cfg.Metrics = NewMetrics()
 	}
@@ -272,31 +287,46 @@ func (r *Runner) nextStep(from int, verdict stages.Verdict) (step int, inside bo
 // that is none. It gives no requests when ctx ends.
 func (r *Runner) free(ctx context.Context, s *source) (requests, bytes int) {
 	for ctx.Err() == nil {
-		r.mu.Lock()
-		requests = s.room() + r.cfg.Capacity + r.pace.ahead(time.Now()) - r.held + r.cfg.Parking.Parked()
-		bytes = r.cfg.Bytes - r.bytes
-		r.mu.Unlock()
-		var again <-chan time.Time
-		if requests > 0 && r.cfg.Room != nil {
-			requests = min(requests, r.cfg.Room())
-			again = time.After(roomEvery)
-		}
+		requests, bytes, othersMakeRoom := r.allowed(s)
 		if requests > 0 && bytes > 0 {
 			r.wake() // another source may be waiting too
 			return requests, bytes
 		}
+		var poll <-chan time.Time
+		if othersMakeRoom {
+			poll = time.After(roomPoll)
+		}
 		select {
 		case <-r.freed:
 		case <-r.cfg.Parking.Entered():
-		case <-again:
+		case <-poll:
 		case <-ctx.Done():
 		}
 	}
 	return 0, 0
 }
 
-// roomEvery is how often a stage that had no room is asked at least.
-const roomEvery = 100 * time.Millisecond
+// allowed gives how many more requests and bytes a source may take now, and
+// whether it is not only this runner that is in the way.
+func (r *Runner) allowed(s *source) (requests, bytes int, othersMakeRoom bool) {
+	tight := r.cfg.Tight != nil && r.cfg.Tight()
+	r.mu.Lock()
+	requests = s.room() + r.cfg.Capacity + r.pace.ahead(time.Now()) - r.held + r.cfg.Parking.Parked()
+	bytes = r.cfg.Memory.free(r.cfg.Bytes - r.bytes)
+	idle := r.held == 0
+	r.mu.Unlock()
+	if tight || bytes <= 0 {
+		othersMakeRoom = true
+		requests, bytes = 0, 0
+		if idle {
+			requests, bytes = 1, 1
+		}
+	}
+	if requests > 0 && r.cfg.Wanted != nil {
+		requests, othersMakeRoom = min(requests, r.cfg.Wanted()), true
+	}
+	return requests, bytes, othersMakeRoom
+}
 
 const (
 	// paceEvery is how often the pace of a runner is measured.
@@ -330,6 +360,7 @@ func (r *Runner) hold(d *delivery, requests int) {
 	r.bytes += len(d.msg.Data())
 	r.open[d] = struct{}{}
 	r.mu.Unlock()
+	r.cfg.Memory.take(len(d.msg.Data()))
 }
 
 func (r *Runner) release(d *delivery) {
@@ -339,6 +370,7 @@ func (r *Runner) release(d *delivery) {
 	r.pace.settled += d.requests
 	delete(r.open, d)
 	r.mu.Unlock()
+	r.cfg.Memory.take(-len(d.msg.Data()))
 	r.wake()
 }
 

@@ -91,7 +91,7 @@ func (s *source) pull(ctx context.Context, consumer jetstream.Consumer, n, bytes
 		}
 	}()
 	largest := 2*s.runner.cfg.MaxPayload + 4096 // with its headers, and those of the request for it
-	batch, err := consumer.Fetch(n, jetstream.FetchContext(patient{pulling, time.Now().Add(pullExpiry * 10 / 9)}), jetstream.FetchMaxBytes(max(bytes, largest)))
+	batch, err := consumer.Fetch(n, jetstream.FetchContext(patient{pulling, time.Now().Add(pullExpiry * 10 / 9)}), jetstream.FetchMaxBytes(max(min(bytes, s.runner.cfg.Pull), largest)))
 	if err != nil {
 		return 0, err
 	}
