@@ -20,6 +20,7 @@ import (
 )
 
 var scenarios = map[string]func(ctx context.Context, out io.Writer, args []string) error{
+	"batch":      runBatch,
 	"budgets":    runBudgets,
 	"compress":   withData("compress", compress.Run),
 	"cache":      runCache,
@@ -27,7 +28,7 @@ var scenarios = map[string]func(ctx context.Context, out io.Writer, args []strin
 	"normalized": runNormalized,
 	"pipeline":   runPipeline,
 	"score":      withData("score", score.Run),
-	"select":   withData("select", selection.Run),
+	"select":     withData("select", selection.Run),
 	"tokens":     withData("tokens", runTokens),
 }
 

@@ -1,0 +1,24 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+)
+
+// runBatch measures what grouping brings: leader first on a trace.
+func runBatch(ctx context.Context, out io.Writer, args []string) error {
+	flags := flag.NewFlagSet("batch", flag.ContinueOnError)
+	data := flags.String("data", os.Getenv("PROCESSOR_DATA"), "the directory of the data sets, else that of PROCESSOR_DATA")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	if *data == "" {
+		fmt.Fprint(out, "Leader first is left out: it needs the data sets (-data or PROCESSOR_DATA).\n\n")
+	} else if err := leaderFirst(out, *data); err != nil {
+		return err
+	}
+	return nil
+}
