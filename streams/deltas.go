@@ -65,23 +65,26 @@ type chunksRequest struct {
 	MaxBytes int    `json:"max_bytes"`
 }
 
+// missedReads bounds the reads for such requests that run in a process at once.
+const missedReads = 64
+
 // ServeMissed answers those who ask for the stored chunks of an answer from a
-// stream sequence on (the body, in decimal; empty is 1): the server sends them
-// what Deltas has, as a batched direct get does. A tenant needs no right to read
-// the stream, which would be a right to read all of it.
+// stream sequence on (the body, in decimal; empty is 1): it sends them what a
+// batched direct get on the stream of deltas gives. A tenant needs no right to
+// read that stream, which would be a right to read all of it.
 func ServeMissed(nc *nats.Conn, names Names) (*nats.Subscription, error) {
 	prefix := names.Prefix + ".missed."
+	slots := make(chan struct{}, missedReads)
 	sub, err := nc.QueueSubscribe(prefix+"*.*", missedQueue, func(m *nats.Msg) {
 		tenant, id, _ := strings.Cut(strings.TrimPrefix(m.Subject, prefix), ".")
 		if !schemas.ValidName(tenant) || !schemas.ValidName(id) || !safeReply(names, m.Reply) {
 			return
 		}
-		from, err := strconv.ParseUint(string(m.Data), 10, 64)
-		if err != nil {
-			from = 1
-		}
-		body, _ := json.Marshal(chunksRequest{max(from, 1), names.Delta(tenant, id), missedSlice, missedBytes})
-		_ = nc.PublishRequest("$JS.API.DIRECT.GET."+names.Deltas(), m.Reply, body)
+		slots <- struct{}{}
+		go func() {
+			defer func() { <-slots }()
+			relayMissed(nc, names, names.Delta(tenant, id), m)
+		}()
 	})
 	if err != nil {
 		return nil, fmt.Errorf("subscribing to requests for chunks: %w", err)
@@ -89,8 +92,40 @@ func ServeMissed(nc *nats.Conn, names Names) (*nats.Subscription, error) {
 	return sub, nil
 }
 
-// safeReply reports whether the server may be told to send to a subject that
-// somebody else chose: none of the product's or of the server's own.
+// relayMissed reads one slice of chunks and sends them on, with the end mark
+// behind them. The server refuses to send to the reply subjects of other
+// accounts by itself. Who gets no end asks again.
+func relayMissed(nc *nats.Conn, names Names, subject string, asked *nats.Msg) {
+	from, err := strconv.ParseUint(string(asked.Data), 10, 64)
+	if err != nil {
+		from = 1
+	}
+	body, err := json.Marshal(chunksRequest{max(from, 1), subject, missedSlice, missedBytes})
+	if err != nil {
+		return
+	}
+	inbox := nc.NewInbox()
+	sub, err := nc.SubscribeSync(inbox)
+	if err != nil {
+		return
+	}
+	defer func() { _ = sub.Unsubscribe() }()
+	if nc.PublishRequest("$JS.API.DIRECT.GET."+names.Deltas(), inbox, body) != nil {
+		return
+	}
+	for {
+		m, err := sub.NextMsg(lookupTimeout)
+		if err != nil || asked.RespondMsg(&nats.Msg{Header: m.Header, Data: m.Data}) != nil {
+			return
+		}
+		if m.Header.Get("Status") != "" {
+			return
+		}
+	}
+}
+
+// safeReply reports whether a subject that somebody else chose may be sent to:
+// none of the product's or of the server's own.
 func safeReply(names Names, reply string) bool {
 	return reply != "" && reply[0] != '$' && !strings.HasPrefix(reply, names.Prefix+".")
 }

@@ -2,6 +2,7 @@
 package natsconf
 
 import (
+	"context"
 	"os"
 	"regexp"
 	"strings"
@@ -15,6 +16,8 @@ import (
 
 	"github.com/adpa/processor/kv"
 	"github.com/adpa/processor/kv/budget"
+	"github.com/adpa/processor/schemas"
+	"github.com/adpa/processor/stages"
 	"github.com/adpa/processor/streams"
 )
 
@@ -202,6 +205,62 @@ func TestTheClientNeedsNoMore(t *testing.T) {
 	require.Empty(t, acme.refused)
 }
 
+// A reader who comes late, or lost its connection, gets the chunks of its own
+// streams with a tenant's rights, and no one else's.
+func TestATenantFollowsItsOwnStreams(t *testing.T) {
+	s := start(t)
+	processor, pjs := provision(t, s)
+	_, err := streams.ServeMissed(processor.Conn, names)
+	require.NoError(t, err)
+	require.NoError(t, processor.Flush())
+	deltas := streams.NewDeltas(processor.Conn, names)
+	chunks := map[string]func([]byte){}
+	for _, tenant := range []string{"acme", "beta"} { // under the same id
+		chunks[tenant] = deltas.Begin(&stages.Request{Handoff: schemas.Handoff{State: schemas.State{Tenant: tenant, ID: "s"}}})
+		chunks[tenant]([]byte(tenant + " one"))
+	}
+	require.NoError(t, processor.Flush())
+
+	for _, tenant := range []string{"acme", "beta"} {
+		user := connect(t, s, tenant)
+		client, err := streams.NewClient(user.Conn, names, tenant)
+		require.NoError(t, err)
+		var got []string
+		answer, err := client.Follow(t.Context(), "s", func(d streams.Delta) {
+			got = append(got, string(d.Chunk))
+			if len(got) == 1 { // it came from the stream; the rest comes as it is published
+				chunks[tenant]([]byte(tenant + " two"))
+				_, err := pjs.PublishAsync(names.Response(tenant, "s"), []byte("whole"))
+				require.NoError(t, err)
+			}
+		})
+		require.NoError(t, err)
+		require.Equal(t, "whole", string(answer.Body))
+		require.Equal(t, []string{tenant + " one", tenant + " two"}, got)
+		require.Empty(t, user.refused)
+	}
+
+	// Asking for another's is refused, whatever the stream's API is asked with.
+	acme := connect(t, s, "acme")
+	for _, subject := range []string{"llm.missed.beta.s", "$JS.API.DIRECT.GET.LLM_DELTAS", "$JS.API.DIRECT.GET.LLM_DELTAS.llm.deltas.beta.s"} {
+		_, err := acme.Request(subject, []byte(`{"seq":1,"next_by_subj":"llm.deltas.beta.s"}`), 300*time.Millisecond)
+		require.Error(t, err, subject)
+		acme.requireRefused(t, subject)
+	}
+	js, err := jetstream.New(acme.Conn)
+	require.NoError(t, err)
+	for _, filter := range []string{"llm.deltas.beta.s", "llm.deltas.acme.s"} {
+		ctx, cancel := context.WithTimeout(t.Context(), 300*time.Millisecond)
+		_, err := js.CreateConsumer(ctx, names.Deltas(), jetstream.ConsumerConfig{FilterSubject: filter})
+		cancel()
+		require.Error(t, err, filter)
+		acme.requireRefused(t, "a consumer on "+filter)
+	}
+	stream, err := pjs.Stream(t.Context(), names.Deltas())
+	require.NoError(t, err)
+	require.Zero(t, stream.CachedInfo().State.Consumers)
+}
+
 func TestATenantReachesNothingElse(t *testing.T) {
 	s := start(t)
 	processor, pjs := provision(t, s)
@@ -215,6 +274,9 @@ func TestATenantReachesNothingElse(t *testing.T) {
 
 	for _, subject := range []string{
 		"llm.requests.beta", "llm.requests.acme.x", "llm.feedback.beta", "llm.cancel.beta.b1", "llm.cancel.acme",
+		"llm.missed.beta.b1", "llm.missed.acme", "llm.missed.acme.a1.x", "$JS.API.DIRECT.GET.LLM_DELTAS", "$JS.API.STREAM.MSG.GET.LLM_DELTAS",
+		"$JS.API.DIRECT.GET.LLM_DELTAS.llm.deltas.beta.b1", "$JS.API.CONSUMER.CREATE.LLM_DELTAS", "$JS.API.CONSUMER.DURABLE.CREATE.LLM_DELTAS.c",
+		"$JS.API.CONSUMER.CREATE.LLM_DELTAS.c", "$JS.API.CONSUMER.CREATE.LLM_DELTAS.c.llm.deltas.beta.b1",
 		"llm.responses.acme.a1", "llm.responses.beta.b1", "llm.deltas.beta.b1", "llm.events.beta", "llm.alive.p",
 		"llm.stages.generate.interactive.0.acme", "llm.later.at.acme.a1", "llm.dead.generate.acme",
 		"$KV.llm_budget.acme", "$KV.llm_answers.acme.a1", "$KV.llm_cache.acme.f",
@@ -230,6 +292,7 @@ func TestATenantReachesNothingElse(t *testing.T) {
 	}
 	for _, subject := range []string{
 		">", "llm.>", "llm.*.*", "llm.responses.*.*", "llm.responses.beta.*", "llm.deltas.beta.*", "llm.events.*", "llm.events.beta",
+		"llm.deltas.>", "llm.deltas.*.*", "llm.missed.acme.*", "llm.missed.>",
 		"llm.requests.acme", "llm.requests.*", "llm.cancel.>", "llm.stages.>", "$KV.>", "$JS.>", "$SYS.>",
 	} {
 		_, err := acme.SubscribeSync(subject)
@@ -259,13 +322,19 @@ func TestATenantReachesNothingElse(t *testing.T) {
 // answers, or into the product's buckets.
 func TestARepliesSubjectStaysInTheTenantsAccount(t *testing.T) {
 	s := start(t)
-	_, pjs := provision(t, s)
+	processor, pjs := provision(t, s)
 	acme := connect(t, s, "acme")
 	_, err := pjs.Publish(t.Context(), names.Response("acme", "a1"), []byte("an answer of acme"))
 	require.NoError(t, err)
+	_, err = pjs.Publish(t.Context(), names.Delta("acme", "a1"), []byte("a chunk of acme"))
+	require.NoError(t, err)
+	_, err = streams.ServeMissed(processor.Conn, names)
+	require.NoError(t, err)
+	require.NoError(t, processor.Flush())
 	for _, reply := range []string{names.Response("beta", "forged"), names.Request("beta"), "$KV.llm_answers.beta.forged"} {
 		require.NoError(t, acme.PublishRequest("$JS.API.DIRECT.GET."+names.Responses()+"."+names.Response("acme", "a1"), reply, nil))
 		require.NoError(t, acme.PublishRequest(names.Request("acme"), reply, []byte("{}")))
+		require.NoError(t, acme.PublishRequest(names.Missed("acme", "a1"), reply, nil))
 	}
 	own, err := storedResponse(acme, "acme", "a1") // answered behind those before it
 	require.NoError(t, err)
@@ -298,7 +367,7 @@ func TestAnImportOfAnotherTenantsSubjectDoesNotLoad(t *testing.T) {
 	require.NoError(t, err)
 	imports := regexp.MustCompile(`\{ (service|stream): +\{ account: PROCESSOR, subject: "([^"]*)\bacme\b`)
 	found := imports.FindAllIndex(text, -1)
-	require.Len(t, found, 7)
+	require.Len(t, found, 8)
 	for _, at := range found {
 		wrong := string(text[:at[1]-len("acme")]) + "beta" + string(text[at[1]:])
 		require.ErrorContains(t, new(server.Options).ProcessConfigString(wrong), "import not authorized", string(text[at[0]:at[1]]))
