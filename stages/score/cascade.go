@@ -20,6 +20,7 @@ const (
 	endedAttempts = "max_attempts is reached"
 	endedDeadline = "the deadline leaves no time for another answer"
 	endedModels   = "there is no better model, and nothing to tell this one"
+	endedStreamed = "its tokens were streamed already"
 	endedFull     = "the generate stage takes no more for now"
 	endedOff      = "off: "
 )
@@ -67,6 +68,9 @@ func (s *Stage) below(ctx context.Context, r *stages.Request, w want, result Res
 // over says why a request is not asked again, or "". It notes the model that
 // did not do where another takes over.
 func (s *Stage) over(r *stages.Request, w want, helps bool) string {
+	if r.Stream {
+		return endedStreamed
+	}
 	if r.Calls > 0 && r.Round+1 >= w.attempts || r.Round+1 >= schemas.MaxRounds {
 		return endedAttempts
 	}
