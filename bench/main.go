@@ -24,6 +24,7 @@ var scenarios = map[string]func(ctx context.Context, out io.Writer, args []strin
 	"budgets":    runBudgets,
 	"compress":   withData("compress", compress.Run),
 	"cache":      runCache,
+	"cached":     runCached,
 	"fairness":   runFairness,
 	"normalized": runNormalized,
 	"pipeline":   runPipeline,
