@@ -2,9 +2,13 @@ package resources
 
 import (
 	"fmt"
+	"os"
 	"runtime"
 	"runtime/debug"
+	"strconv"
 	"syscall"
+
+	"github.com/adpa/processor/schemas"
 )
 
 // gcPercent trades memory for time: the garbage collector runs when the heap
@@ -15,8 +19,8 @@ const gcPercent = 150
 // niceness is the priority as the system counts it; what is lower goes first.
 var niceness = map[string]int{Low: 10, Normal: 0, High: -5}
 
-// Apply sets what the process may use. A priority that the system does not
-// grant is an error; the rest holds then all the same.
+// Apply sets what the process may use. What the system does not grant is a
+// *schemas.ResourceOptimizationError; the rest holds then all the same.
 func (c Config) Apply() error {
 	debug.SetGCPercent(gcPercent)
 	debug.SetMemoryLimit(int64(float64(c.MaxMemory) * c.GCThreshold))
@@ -26,8 +30,31 @@ func (c Config) Apply() error {
 	if c.Priority == Normal {
 		return nil
 	}
-	if err := syscall.Setpriority(syscall.PRIO_PROCESS, 0, niceness[c.Priority]); err != nil {
-		return fmt.Errorf("setting the priority of the process to %s: %w (it needs a right of the system; resources.priority: normal needs none)", c.Priority, err)
+	if err := renice(niceness[c.Priority]); err != nil {
+		return schemas.Typed(&schemas.Error{
+			Type: schemas.ResourceOptimizationType, Code: schemas.CodeInvalidField, Param: "resources.priority",
+			Message: fmt.Sprintf("setting the priority of the process to %s: %v (it needs a right of the system; resources.priority: normal needs none)", c.Priority, err),
+			Details: map[string]any{"priority": c.Priority, "nice": niceness[c.Priority]},
+		})
+	}
+	return nil
+}
+
+// renice sets the priority of every thread of the process: Linux has one for
+// each, and a new thread takes that of the one that made it.
+func renice(nice int) error {
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil { // another system, where the process has one
+		return syscall.Setpriority(syscall.PRIO_PROCESS, 0, nice)
+	}
+	for _, t := range threads {
+		id, err := strconv.Atoi(t.Name())
+		if err != nil {
+			continue
+		}
+		if err := syscall.Setpriority(syscall.PRIO_PROCESS, id, nice); err != nil && err != syscall.ESRCH { // ESRCH: it has ended
+			return err
+		}
 	}
 	return nil
 }

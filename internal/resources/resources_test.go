@@ -1,0 +1,75 @@
+package resources
+
+import (
+	"errors"
+	"os"
+	"runtime"
+	"runtime/debug"
+	"strconv"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"github.com/adpa/processor/internal/units"
+	"github.com/adpa/processor/schemas"
+)
+
+func TestWhatIsConfiguredHolds(t *testing.T) {
+	limit, threads := debug.SetMemoryLimit(-1), runtime.GOMAXPROCS(0)
+	percent := debug.SetGCPercent(100)
+	t.Cleanup(func() { debug.SetMemoryLimit(limit); runtime.GOMAXPROCS(threads); debug.SetGCPercent(percent) })
+	c := DefaultConfig()
+	c.MaxMemory, c.GCThreshold, c.MaxThreads = units.GB, 0.5, 1
+	require.NoError(t, c.Apply())
+	require.EqualValues(t, units.GB/2, debug.SetMemoryLimit(-1))
+	require.Equal(t, 1, runtime.GOMAXPROCS(0))
+}
+
+func TestEveryThreadGetsThePriority(t *testing.T) {
+	tasks, err := os.ReadDir("/proc/self/task")
+	if err != nil {
+		t.Skip("this system does not list the threads of a process")
+	}
+	nice := func(id int) int {
+		raw, err := syscall.Getpriority(syscall.PRIO_PROCESS, id)
+		require.NoError(t, err)
+		return 20 - raw // as the system call gives it
+	}
+	before := nice(0)
+	c := DefaultConfig()
+	c.Priority = Low
+	require.NoError(t, c.Apply())
+	for _, task := range tasks {
+		id, err := strconv.Atoi(task.Name())
+		require.NoError(t, err)
+		require.Equal(t, niceness[Low], nice(id))
+	}
+	if err := renice(before); err != nil { // taking it back needs a right: High is refused without
+		c.Priority = High
+		var refused schemas.ResourceOptimizationError
+		require.True(t, errors.As(c.Apply(), &refused))
+	}
+}
+
+func TestMemoryIsTightPastTheThreshold(t *testing.T) {
+	sheds := 0
+	c := DefaultConfig()
+	m := c.WatchMemory(func() { sheds++ })
+	require.False(t, m.Tight())
+	require.Zero(t, sheds)
+
+	c.MaxMemory, c.GCThreshold = 64*units.MB, 0.5
+	m = c.WatchMemory(func() { sheds++ })
+	held := make([]byte, 48<<20)
+	for i := range held {
+		held[i] = 1
+	}
+	require.True(t, m.Tight())
+	require.Equal(t, 1, sheds)
+	m.looked = time.Time{}
+	require.True(t, m.Tight())
+	require.Equal(t, 1, sheds, "at most once a second")
+	runtime.KeepAlive(held)
+}
