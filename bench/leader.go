@@ -132,7 +132,7 @@ func (r *replay) at(at time.Duration, do func(now time.Duration)) {
 
 // run gives the share of the prompts' tokens that was read from the cache.
 func (r *replay) run(speed int64) float64 {
-	r.gate, r.cache = prefix.NewGate(), providerCache{}
+	r.gate, r.cache = prefix.NewGate(r.most), providerCache{}
 	r.waiting, r.since = map[<-chan struct{}][]int{}, map[int]time.Duration{}
 	total := 0
 	r.prompts = make([]prefix.Prompt, len(r.calls))

@@ -17,11 +17,17 @@ type Config struct {
 	// 2 to 50 ms, by the rate of their arrival, and never longer than this.
 	// Default 1s.
 	Timeout units.Duration `yaml:"timeout"`
+	// PrefixWait is how long a request waits at most for the first token of
+	// another of its tenant and model whose prompt begins with the same 1,024 or
+	// more tokens, so that the provider has them in its cache. It holds no worker
+	// meanwhile, and waits for no longer than half the time until its deadline. 0
+	// has nobody wait. Default 5s.
+	PrefixWait units.Duration `yaml:"prefix_wait"`
 }
 
 // DefaultConfig gives the defaults.
 func DefaultConfig() Config {
-	return Config{MaxBatchSize: 10, Timeout: units.Duration(time.Second)}
+	return Config{MaxBatchSize: 10, Timeout: units.Duration(time.Second), PrefixWait: units.Duration(5 * time.Second)}
 }
 
 // Validate reports the first setting that cannot be used: its key, and what would be right.
@@ -31,6 +37,9 @@ func (c Config) Validate() error {
 	}
 	if c.Timeout.Std() > 10*time.Minute {
 		return fmt.Errorf("timeout: %v is more than 10m", c.Timeout)
+	}
+	if c.PrefixWait.Std() > time.Minute {
+		return fmt.Errorf("prefix_wait: %v is more than 1m", c.PrefixWait)
 	}
 	return nil
 }

@@ -235,8 +235,9 @@ func (a *attempt) dismiss() {
 func (a *attempt) run(ctx context.Context) (schemas.Answer, error) {
 	a.r.Calls++
 	if a.r.Stream && a.deps.Deltas != nil {
-		a.call.Delta = a.deps.Deltas(a.r)
+		a.call.Delta = a.flight.turn.Streams(a.deps.Deltas(a.r))
 	}
+	a.flight.turn.Sent(time.Now())
 	a.place.Begin()
 	begun := time.Now()
 	answer, err := a.Stage.call(ctx, a.r, a.route, a.call)

@@ -9,6 +9,7 @@ import (
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
 	"github.com/adpa/processor/stages/cache"
+	"github.com/adpa/processor/stages/generate/prefix"
 )
 
 // Flights lets equal requests in all processes share one call: a lease says who
@@ -68,6 +69,7 @@ type flight struct {
 	cancel    context.CancelFunc
 	cancelled bool
 	followers []*passenger
+	turn      *prefix.Turn // of the leader, whose prompt others may begin with
 }
 
 // passenger is a request of a flight.
@@ -444,6 +446,16 @@ func (s *Stage) start(ctx context.Context, f *flight) {
 	f.cancel = cancel
 	s.calls[r.RecordKey()] = f
 	s.mu.Unlock()
+	prompt := s.prompt(r)
+	turn, waiting := s.deps.Prefixes.Begin(time.Now(), prompt)
+	f.turn = turn
+	if waiting != nil { // takes a worker once who goes ahead of it is there
+		go func() {
+			f.turn = s.followPrefix(call, r, prompt)
+			s.end(ctx, f, s.work(call, f, r, false))
+		}()
+		return
+	}
 	if s.limited(r) { // takes a worker once it is granted its budget
 		go func() { s.end(ctx, f, s.work(call, f, r, false)) }()
 		return
@@ -456,6 +468,7 @@ func (s *Stage) start(ctx context.Context, f *flight) {
 // leader share its fate, the others its answer. After an error the next one leads.
 func (s *Stage) end(ctx context.Context, f *flight, verdict stages.Verdict) {
 	f.cancel()
+	f.turn.End(time.Now(), verdict.Action == stages.ActionContinue)
 	leader := f.leader
 	s.mu.Lock()
 	delete(s.calls, leader.request.RecordKey())

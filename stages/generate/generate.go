@@ -11,6 +11,7 @@ import (
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
 	"github.com/adpa/processor/stages/generate/limit"
+	"github.com/adpa/processor/stages/generate/prefix"
 )
 
 // Caller calls a model. Its errors are *schemas.CallError.
@@ -88,6 +89,9 @@ type Deps struct {
 	Prepare func(r *stages.Request, route Route, body []byte) (sent, parameters []byte)
 	// Called is told how each call went. It must not block. May be nil.
 	Called func(Called)
+	// Prefixes has requests with a long common beginning follow the first of
+	// them. Nil has nobody wait.
+	Prefixes *prefix.Gate
 	// Limits keep calls within what providers take. Nil is no limits.
 	Limits *limit.Limiter
 	// Tokens estimates what a call may use, for what a provider allows in a

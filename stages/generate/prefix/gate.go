@@ -36,6 +36,7 @@ const (
 // A gate is safe for concurrent use.
 type Gate struct {
 	seed maphash.Seed
+	most time.Duration
 
 	mu     sync.Mutex
 	blocks *simplelru.LRU[uint64, block]
@@ -64,9 +65,9 @@ type Waiting struct {
 	Until  time.Time       // or now at the latest; the zero time is never
 }
 
-// NewGate makes a gate.
-func NewGate() *Gate {
-	g := &Gate{seed: maphash.MakeSeed()}
+// NewGate makes a gate at which a request waits no longer than most.
+func NewGate(most time.Duration) *Gate {
+	g := &Gate{seed: maphash.MakeSeed(), most: most}
 	// The errors are for sizes below 1 alone.
 	g.blocks, _ = simplelru.NewLRU[uint64, block](maxKept, nil)
 	g.first, _ = simplelru.NewLRU[string, time.Duration](maxModels, nil)
@@ -101,9 +102,14 @@ func (g *Gate) Go(now time.Time, p Prompt) *Turn {
 	return g.lead(now, p)
 }
 
-// Wait asks until the request may go, until most has passed or until ctx ends,
-// and gives its turn in any case.
-func (g *Gate) Wait(ctx context.Context, p Prompt, most time.Duration) *Turn {
+// Wait asks until the request may go, but no longer than the gate's bound, half
+// of what is left until deadline (the zero time is none), or until ctx ends. It
+// gives the request's turn in any case.
+func (g *Gate) Wait(ctx context.Context, p Prompt, deadline time.Time) *Turn {
+	most := g.most
+	if !deadline.IsZero() {
+		most = min(most, time.Until(deadline)/2)
+	}
 	end := time.Now().Add(most)
 	timer := time.NewTimer(most)
 	defer timer.Stop()

@@ -43,7 +43,7 @@ func shared(a, b Prompt) (n int) {
 }
 
 func TestBeginningsAreComparedInBlocks(t *testing.T) {
-	g := NewGate()
+	g := NewGate(time.Minute)
 	p := read(g, "a", "b", "c", "d")
 	require.Equal(t, p, read(g, "a", "b", "c", "d"))
 	require.Equal(t, 2, shared(p, read(g, "a", "b", "other", "d")))
@@ -76,7 +76,7 @@ func asked(g *Gate, now time.Time, p Prompt) (goes bool, turn *Turn, waiting *Wa
 }
 
 func TestTheFirstGoesAheadAndTheOthersFollow(t *testing.T) {
-	g, now := NewGate(), time.Unix(0, 0)
+	g, now := NewGate(time.Minute), time.Unix(0, 0)
 	goes, leader, _ := asked(g, now, read(g, "a", "b", "c"))
 	require.True(t, goes)
 	goes, _, waiting := asked(g, now, read(g, "a", "b", "d"))
@@ -114,7 +114,7 @@ func TestTheFirstGoesAheadAndTheOthersFollow(t *testing.T) {
 }
 
 func TestTenantsDoNotWaitForEachOther(t *testing.T) {
-	g, now := NewGate(), time.Unix(0, 0)
+	g, now := NewGate(time.Minute), time.Unix(0, 0)
 	goes, _, _ := asked(g, now, read(g, "a", "b"))
 	require.True(t, goes)
 	goes, _, _ = asked(g, now, g.Read("umbrella", "m", true, conversation("a", "b")))
@@ -124,7 +124,7 @@ func TestTenantsDoNotWaitForEachOther(t *testing.T) {
 }
 
 func TestWhenTheFirstFailsTheNextLeads(t *testing.T) {
-	g, now := NewGate(), time.Unix(0, 0)
+	g, now := NewGate(time.Minute), time.Unix(0, 0)
 	_, leader, _ := asked(g, now, read(g, "a", "b"))
 	_, _, waiting := asked(g, now, read(g, "a", "b"))
 	leader.End(now, false)
@@ -139,7 +139,7 @@ func TestWhenTheFirstFailsTheNextLeads(t *testing.T) {
 // An answer that is not streamed shows no first token: those of streamed ones
 // tell how long it takes.
 func TestAnUnseenFirstTokenIsEstimated(t *testing.T) {
-	g, now := NewGate(), time.Unix(0, 0)
+	g, now := NewGate(time.Minute), time.Unix(0, 0)
 	unseen := func(blocks ...string) Prompt { return g.Read("acme", "m", false, conversation(blocks...)) }
 	_, leader, _ := asked(g, now, unseen("a", "b"))
 	goes, _, waiting := asked(g, now, unseen("a", "b"))
@@ -160,10 +160,9 @@ func TestAnUnseenFirstTokenIsEstimated(t *testing.T) {
 }
 
 func TestWhatIsRememberedIsBounded(t *testing.T) {
-	g, now := NewGate(), time.Unix(0, 0)
-	for i := range maxKept {
-		_, turn := fmt.Sprint(i), g.Go(now, read(g, fmt.Sprint(i), "b"))
-		turn.First(now)
+	g, now := NewGate(time.Minute), time.Unix(0, 0)
+	for i := range uint64(maxKept) {
+		g.Go(now, Prompt{Model: "m", chain: []uint64{2 * i, 2*i + 1}}).First(now)
 	}
 	require.Equal(t, maxKept, g.blocks.Len())
 	for i := range maxModels + 1 {
@@ -175,17 +174,17 @@ func TestWhatIsRememberedIsBounded(t *testing.T) {
 
 func TestWaitEnds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := NewGate()
+		g := NewGate(time.Minute)
 		p := read(g, "a", "b")
-		leader := g.Wait(t.Context(), p, time.Minute)
+		leader := g.Wait(t.Context(), p, time.Time{})
 		require.NotNil(t, leader, "nobody is ahead of the first")
 		ends := map[string]time.Duration{}
 		var mu sync.Mutex
 		var waits sync.WaitGroup
 		begun := time.Now()
-		wait := func(name string, ctx context.Context, most time.Duration) {
+		wait := func(name string, ctx context.Context, deadline time.Time) {
 			waits.Go(func() {
-				turn := g.Wait(ctx, p, most)
+				turn := g.Wait(ctx, p, deadline)
 				mu.Lock()
 				ends[name] = time.Since(begun)
 				mu.Unlock()
@@ -194,11 +193,12 @@ func TestWaitEnds(t *testing.T) {
 		}
 		gone, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
-		wait("impatient", t.Context(), 2*time.Second-time.Millisecond)
-		wait("cancelled", gone, time.Minute)
+		wait("deadline", t.Context(), begun.Add(4*time.Second))
+		wait("patient", t.Context(), time.Time{})
+		wait("cancelled", gone, time.Time{})
 		synctest.Wait()
 		waits.Wait()
-		require.Equal(t, map[string]time.Duration{"impatient": 2*time.Second - time.Millisecond, "cancelled": time.Second}, ends)
+		require.Equal(t, map[string]time.Duration{"deadline": 2 * time.Second, "patient": time.Minute, "cancelled": time.Second}, ends)
 		leader.End(time.Now(), false)
 		turn, waiting := g.Begin(time.Now(), p)
 		require.Nil(t, waiting, "who could not wait has brought it")
@@ -208,16 +208,16 @@ func TestWaitEnds(t *testing.T) {
 
 func TestFollowersGoAtTheFirstToken(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		g := NewGate()
+		g := NewGate(time.Minute)
 		p := read(g, "a", "b")
-		leader := g.Wait(t.Context(), p, time.Minute)
+		leader := g.Wait(t.Context(), p, time.Time{})
 		send := leader.Streams(func([]byte) {})
 		time.AfterFunc(3*time.Second, func() { send(nil); send(nil) })
 		begun := time.Now()
 		var waits sync.WaitGroup
 		for range 100 {
 			waits.Go(func() {
-				turn := g.Wait(t.Context(), p, time.Minute)
+				turn := g.Wait(t.Context(), p, time.Time{})
 				if took := time.Since(begun); took != 3*time.Second {
 					t.Errorf("a follower went after %v", took)
 				}
@@ -229,9 +229,9 @@ func TestFollowersGoAtTheFirstToken(t *testing.T) {
 }
 
 func TestShortPromptsHaveNoTurn(t *testing.T) {
-	g := NewGate()
+	g := NewGate(time.Minute)
 	p := g.Read("acme", "m", true, []byte(`{"messages":[]}`))
-	turn := g.Wait(t.Context(), p, time.Minute)
+	turn := g.Wait(t.Context(), p, time.Time{})
 	require.Nil(t, turn)
 	turn.Sent(time.Now())
 	turn.First(time.Now())
