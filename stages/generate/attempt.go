@@ -64,6 +64,9 @@ func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request, worker b
 	a.left = append([]Route{route}, route.Fallback...)
 	ctx, cancel := untilDeadline(ctx, r)
 	defer cancel()
+	if ctx.Err() != nil { // cancelled while it waited for another
+		return a.ended(ctx, ctx.Err())
+	}
 	r.Calls += triesBefore(r)
 	for {
 		verdict, ready := a.prepare(ctx)
