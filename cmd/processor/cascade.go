@@ -31,6 +31,9 @@ func (d *deps) scoring() *score.Stage {
 // scored takes in how good an answer is thought to be.
 func (d *deps) scored(r *stages.Request, quality float64, paid bool) {
 	d.metrics.quality.Observe(quality)
+	if paid {
+		d.models.selector.scored(r, r.Selected.Model, quality)
+	}
 }
 
 // better reports whether a request that is asked again would go to a model

@@ -84,12 +84,16 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	if err := d.openBudgets(ctx); err != nil {
 		return nil, err
 	}
+	if err := d.openSelection(ctx); err != nil {
+		return nil, err
+	}
 	if err := d.openDeltas(); err != nil {
 		return nil, err
 	}
 	d.generate = generate.New(cfg.Pipeline.Workers[stages.Generate], generate.Deps{
 		Ledger: d.ledger, Router: d.models.route, Cost: d.models.cost,
 		Budget: d.budgets, Answered: d.remember, Flights: flights{d.leases, d.cache}, Deltas: d.deltas.Begin,
+		Called: d.called,
 	})
 	d.cancelled, err = kv.NewCancelled(ctx, d.js, bucketLayout(cfg), d.generate.Cancel)
 	if err != nil {

@@ -11,6 +11,7 @@ import (
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
 	"github.com/adpa/processor/stages/generate"
+	"github.com/adpa/processor/stages/selection"
 )
 
 // models knows which provider has which model, and what it costs.
@@ -20,6 +21,7 @@ type models struct {
 	callers   map[string]generate.Caller // the same, counted
 	only      string                     // the provider's name, where there is one only
 	prices    tokens.Prices
+	selector  *selector
 }
 
 func newModels(cfg config.Config, figures *metrics, counter *tokens.Counter) (*models, error) {
@@ -95,24 +97,61 @@ func (m *models) close() {
 	}
 }
 
-// route implements generate.Router: the named model, the first of the named
-// group, or for auto the first that is configured. A model that no entry names
-// goes to the only provider.
+// route implements generate.Router: the named model, or for auto and for a group
+// the one that the selector chooses of all or of the group's. A request whose
+// answer did not do goes to a better one than those that were tried; one that
+// names its model to one of the same group or to a fallback. A model that no
+// entry names goes to the only provider.
 func (m *models) route(r *stages.Request) (generate.Route, error) {
-	because := "requested"
-	name := r.Model
-	at := slices.IndexFunc(m.list, func(e generate.Model) bool { return e.Name == name })
-	if at < 0 {
-		at = slices.IndexFunc(m.list, func(e generate.Model) bool { return name == generate.Auto || e.Group == name })
-		because = "first of " + name
-	}
+	at := m.index(r.Model)
+	list := m.choices(r.Model, at)
 	switch {
-	case at >= 0:
-		return m.to(m.list[at].Name, m.list[at].Provider, because)
-	case m.only != "":
-		return m.to(name, m.only, "only provider")
+	case at < 0 && len(list) == 0 && m.only != "":
+		return m.to(r.Model, m.only, "only provider")
+	case at < 0 && len(list) == 0:
+		return generate.Route{}, m.notFound(r.Model)
+	case len(r.Tried) > 0:
+		if name, because, found := m.selector.better(r, list); found {
+			return m.chosen(name, because, 1)
+		}
+		if last := r.Tried[len(r.Tried)-1]; slices.Contains(list, last) {
+			return m.chosen(last, "again: there is no better model", 1)
+		}
 	}
-	return generate.Route{}, m.notFound(name)
+	if at >= 0 {
+		if _, err := selection.ParseOptions(r.Asked().Select); err != nil {
+			return generate.Route{}, err // said now, and not only once the request says auto
+		}
+		return m.to(r.Model, m.list[at].Provider, "requested")
+	}
+	name, because, probability, err := m.selector.choose(r, list)
+	if err != nil {
+		return generate.Route{}, err
+	}
+	return m.chosen(name, because, probability)
+}
+
+func (m *models) chosen(name, because string, probability float64) (generate.Route, error) {
+	route, err := m.to(name, m.list[m.index(name)].Provider, because)
+	route.Probability = probability
+	return route, err
+}
+
+// choices are the models that a request may go to which asks for a name: all
+// for auto, those of a group, or the named one (at its index), those of its
+// group and its fallbacks. Fallbacks without an entry are left out.
+func (m *models) choices(name string, at int) []string {
+	var list []string
+	for i := range m.list {
+		e := &m.list[i]
+		switch {
+		case name == generate.Auto, i == at, e.Group != "" && e.Group == name,
+			at >= 0 && e.Group != "" && e.Group == m.list[at].Group,
+			at >= 0 && slices.Contains(m.list[at].Fallback, e.Name):
+			list = append(list, e.Name)
+		}
+	}
+	return list
 }
 
 func (m *models) to(model, provider, because string) (generate.Route, error) {

@@ -7,6 +7,8 @@ import (
 	"maps"
 	"slices"
 	"strings"
+
+	"github.com/adpa/processor/stages/selection"
 )
 
 // Auto is the model name with which an application leaves the choice to the product.
@@ -39,6 +41,10 @@ type Model struct {
 	Quality float64 `yaml:"quality"`
 	// Fallback are models to take, in this order, when this one fails.
 	Fallback []string `yaml:"fallback"`
+	// Capabilities are what the model takes beyond text: images, tools,
+	// json_schema, logprobs. Left out it is unknown, and all are tried; an empty
+	// list means none.
+	Capabilities []string `yaml:"capabilities"`
 }
 
 // Price is in US dollars for a million tokens.
@@ -93,6 +99,8 @@ func (m *Model) validate(providers []string) error {
 		return fmt.Errorf("max_output: %d is negative", m.MaxOutput)
 	case m.Context > 0 && m.MaxOutput > m.Context:
 		return fmt.Errorf("max_output: %d is more than context, which is %d", m.MaxOutput, m.Context)
+	case !allKnown(m.Capabilities):
+		return fmt.Errorf("capabilities: %.200q: each must be one of %s", m.Capabilities, strings.Join(selection.Capabilities, ", "))
 	case !(m.TokenFactor >= 0 && m.TokenFactor <= 100):
 		return fmt.Errorf("token_factor: %v is not within 0 and 100", m.TokenFactor)
 	case !(m.Quality >= 0 && m.Quality <= 1): // written so that NaN fails
@@ -107,6 +115,10 @@ func (m *Model) validate(providers []string) error {
 		}
 	}
 	return nil
+}
+
+func allKnown(capabilities []string) bool {
+	return !slices.ContainsFunc(capabilities, func(c string) bool { return !slices.Contains(selection.Capabilities, c) })
 }
 
 // fallbackCycle follows the fallbacks of a model and gives the first name that
@@ -134,6 +146,18 @@ type SelectConfig struct {
 	// Criteria are the weights of quality, speed and cost; only their ratios
 	// matter, and one that is left out has none. Default quality 0.6, speed 0.4.
 	Criteria map[string]float64 `yaml:"criteria"`
+	// MaxCostUSD is what a request may be expected to cost at most; 0 (the
+	// default) is no bound. A request that no model is cheap enough for fails.
+	MaxCostUSD float64 `yaml:"max_cost_usd"`
+	// MinQuality has the cheapest model chosen that surely has this quality, 0
+	// to 1, whatever the criteria say. Default 0: off.
+	MinQuality float64 `yaml:"min_quality"`
+	// Explore is the share of requests that go to the other models in turn, so
+	// that one that has become better is noticed. Default 0.05.
+	Explore float64 `yaml:"explore"`
+	// Deterministic true means that the best by the estimates is always chosen:
+	// nothing is explored, and no chance decides. Default false.
+	Deterministic bool `yaml:"deterministic"`
 }
 
 // criteria are what a model can be chosen by.
@@ -141,7 +165,7 @@ var criteria = []string{"quality", "speed", "cost"}
 
 // DefaultSelect gives the defaults of the section select:.
 func DefaultSelect() SelectConfig {
-	return SelectConfig{Criteria: map[string]float64{"quality": 0.6, "speed": 0.4, "cost": 0}}
+	return SelectConfig{Criteria: map[string]float64{"quality": 0.6, "speed": 0.4, "cost": 0}, Explore: 0.05}
 }
 
 // Validate reports the first setting that cannot be used: its key, and what would be right.
@@ -157,7 +181,14 @@ func (c SelectConfig) Validate() error {
 		}
 		sum += weight
 	}
-	if sum == 0 {
+	switch {
+	case !(c.MaxCostUSD >= 0 && c.MaxCostUSD <= 1e6):
+		return fmt.Errorf("max_cost_usd: %v is not within 0 and 1000000", c.MaxCostUSD)
+	case !(c.MinQuality >= 0 && c.MinQuality <= 1):
+		return fmt.Errorf("min_quality: %v is not within 0 and 1", c.MinQuality)
+	case !(c.Explore >= 0 && c.Explore <= 0.5):
+		return fmt.Errorf("explore: %v is not within 0 and 0.5", c.Explore)
+	case sum == 0:
 		return fmt.Errorf("criteria: at least one of %s must weigh more than 0", strings.Join(criteria, ", "))
 	}
 	return nil

@@ -4,8 +4,11 @@
 package selection
 
 import (
+	"errors"
 	"math"
 	"time"
+
+	"github.com/go-json-experiment/json"
 )
 
 const (
@@ -168,3 +171,34 @@ func (f *Figures) touch(now time.Time) {
 	}
 	f.At = max(f.At, at)
 }
+
+var errFigures = errors.New("a model's figures are damaged")
+
+// MarshalBinary writes the figures as JSON, for people to read.
+func (f *Figures) MarshalBinary() ([]byte, error) { return json.Marshal(f) }
+
+// UnmarshalBinary reads what MarshalBinary wrote. On an error f is as before.
+func (f *Figures) UnmarshalBinary(data []byte) error {
+	var read Figures
+	if err := json.Unmarshal(data, &read); err != nil {
+		return errors.Join(errFigures, err)
+	}
+	for _, m := range []*Mean{&read.Quality, &read.Success} {
+		if !within(m.N, 0, 1e9) || !within(m.Sum, 0, m.N) || !within(m.Quick, 0, 1e9) || !within(m.QuickS, 0, m.Quick) {
+			return errFigures
+		}
+	}
+	for _, m := range []*Moments{&read.Latency, &read.First, &read.Output, &read.CostUSD} {
+		if !within(m.N, 0, 1e9) || !within(m.Sum, -1e12, 1e12) || !within(m.Sqr, 0, 1e15) {
+			return errFigures
+		}
+	}
+	if !within(read.Answers, 0, 1e15) || !within(read.Calls, 0, 1e15) || !within(float64(read.At), 0, 1e14) {
+		return errFigures
+	}
+	*f = read
+	return nil
+}
+
+// within is false for what is no number, too. Sums may be off by rounding.
+func within(x, least, most float64) bool { return x >= least && x <= most*(1+1e-9)+1e-9 }
