@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"math"
+	"slices"
 	"strings"
 	"text/tabwriter"
 	"time"
@@ -13,7 +14,9 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/adpa/processor/internal/config"
+	"github.com/adpa/processor/internal/units"
 	"github.com/adpa/processor/kv"
+	"github.com/adpa/processor/stages/cache"
 )
 
 // cacheCmd works on the shared cache of answers.
@@ -21,7 +24,7 @@ type cacheCmd struct {
 	Stats    cacheStatsCmd    `cmd:"" help:"What the cache holds, and what it has saved."`
 	Get      cacheGetCmd      `cmd:"" help:"Print one entry."`
 	Purge    cachePurgeCmd    `cmd:"" help:"Remove entries, in all replicas."`
-	Optimize cacheOptimizeCmd `cmd:"" help:"Compare the strategies and sizes on what the responses of the tenant show."`
+	Optimize cacheOptimizeCmd `cmd:"" help:"Compare the strategies and sizes on the archived requests of a tenant, and choose."`
 }
 
 // openCache connects to the bucket. close ends the connection.
@@ -45,9 +48,28 @@ func openCache(a *app) (store *kv.CacheStore, js jetstream.JetStream, cfg config
 	return nil, nil, cfg, nil, err
 }
 
+// scopeFlag says whose entries are meant.
+type scopeFlag struct {
+	tenantFlag
+	Shared bool `help:"The entries that all tenants share (cache.scope: shared) in the place of a tenant's."`
+}
+
+// key gives the full key of an entry: as it is named in full, or by its fingerprint.
+func (f scopeFlag) key(key string) string {
+	if strings.Contains(key, ".") {
+		return key
+	}
+	return cache.ScopeKey(f.Tenant, key, f.Shared)
+}
+
+// scope is what the keys of the entries begin with.
+func (f scopeFlag) scope() string {
+	return strings.TrimSuffix(cache.ScopeKey(f.Tenant, "", f.Shared), ".")
+}
+
 // cacheFilter chooses entries.
 type cacheFilter struct {
-	tenantFlag
+	scopeFlag
 	Model string `placeholder:"MODEL" help:"Only answers of this model."`
 	Older string `placeholder:"DURATION" help:"Only entries older than this, as in 24h."`
 }
@@ -63,7 +85,7 @@ func (f *cacheFilter) match() (func(kv.StoredEntry) bool, error) {
 }
 
 type cacheStatsCmd struct {
-	tenantFlag
+	scopeFlag
 	jsonFlag
 	Top int `default:"5" help:"So many of the entries that cost most."`
 }
@@ -72,22 +94,29 @@ type cacheStatsCmd struct {
 type cacheStats struct {
 	Tenant    string        `json:"tenant"`
 	Entries   int           `json:"entries"`
+	Links     int           `json:"links"` // normalized keys, that stand for entries
 	Bytes     int64         `json:"bytes"`
 	MaxBytes  int64         `json:"max_bytes"` // of all tenants
 	UsedBytes int64         `json:"used_bytes"`
 	OldestS   float64       `json:"oldest_seconds"`
-	Answers   cacheSavings  `json:"answers"` // among the responses that are kept
+	MedianS   float64       `json:"median_age_seconds"`
+	PaidUSD   float64       `json:"paid_usd"` // for the entries
+	Strategy  string        `json:"strategy"` // that replicas follow
+	LocalSize int64         `json:"local_size"`
+	Chosen    bool          `json:"chosen"`            // by cache optimize --apply
+	Answers   *cacheSavings `json:"answers,omitempty"` // among the responses that are kept; not of the shared scope
 	Top       []cacheTopRow `json:"top"`
 }
 
 // cacheSavings is how the responses came by their answers, and what the cache saved.
 type cacheSavings struct {
-	Requests int            `json:"requests"`
-	By       map[string]int `json:"by"`
-	HitRate  float64        `json:"hit_rate"` // of those that were not switched off
-	Tokens   int            `json:"saved_tokens"`
-	CostUSD  float64        `json:"saved_usd"`
-	Seconds  float64        `json:"saved_seconds"` // of calls
+	Requests int                `json:"requests"`
+	By       map[string]int     `json:"by"`
+	HitRate  float64            `json:"hit_rate"`               // of those that were not switched off
+	Rates    map[string]float64 `json:"hit_rates"`              // the same, by kind
+	Tokens   int                `json:"saved_tokens"`           // billed for the calls that were saved
+	CostUSD  float64            `json:"saved_usd"`              // at the models' prices
+	Seconds  float64            `json:"saved_seconds_estimate"` // as long as calls of the same model took on average
 }
 
 type cacheTopRow struct {
@@ -106,28 +135,53 @@ func (c *cacheStatsCmd) Run(a *app) error {
 		return err
 	}
 	defer closeServer()
-	s := cacheStats{Tenant: c.Tenant, Top: []cacheTopRow{}}
+	s := cacheStats{Tenant: c.scope(), Strategy: cfg.Cache.Strategy, LocalSize: int64(cfg.Cache.LocalSize), Top: []cacheTopRow{}}
 	if s.UsedBytes, s.MaxBytes, err = store.Size(a.ctx); err != nil {
 		return err
 	}
-	err = store.Each(a.ctx, c.Tenant, func(e kv.StoredEntry) error {
-		s.Entries++
-		s.Bytes += int64(e.Bytes)
-		age := time.Since(e.Stored).Seconds()
-		s.OldestS = max(s.OldestS, age)
-		s.Top = keepTop(s.Top, cacheTopRow{e.Key, e.Model, e.Usage.TotalTokens, e.CostUSD, e.Bytes, math.Round(age)}, c.Top)
-		return nil
-	})
+	choice, chosen, err := store.Choice(a.ctx)
 	if err != nil {
 		return err
 	}
-	if s.Answers, err = savings(a.ctx, js, cfg.NATS.Prefix, c.Tenant); err != nil {
+	if chosen {
+		s.Strategy, s.LocalSize, s.Chosen = choice.Strategy, choice.LocalSize, true
+	}
+	if err := s.readEntries(a.ctx, store, c.scope(), c.Top); err != nil {
 		return err
+	}
+	if !c.Shared {
+		savings, err := readSavings(a.ctx, js, cfg, c.Tenant)
+		if err != nil {
+			return err
+		}
+		s.Answers = &savings
 	}
 	if c.JSON {
 		return printJSON(a.stdout, []cacheStats{s})
 	}
 	return s.print(a)
+}
+
+func (s *cacheStats) readEntries(ctx context.Context, store *kv.CacheStore, scope string, top int) error {
+	var ages []float64
+	err := store.Each(ctx, scope, func(e kv.StoredEntry) error {
+		s.Bytes += int64(e.Bytes)
+		if e.Of != "" {
+			s.Links++
+			return nil
+		}
+		s.Entries++
+		s.PaidUSD += e.CostUSD
+		age := time.Since(e.Stored).Seconds()
+		ages = append(ages, age)
+		s.Top = keepTop(s.Top, cacheTopRow{e.Key, e.Model, e.Usage.TotalTokens, e.CostUSD, e.Bytes, math.Round(age)}, top)
+		return nil
+	})
+	if len(ages) > 0 {
+		slices.Sort(ages)
+		s.OldestS, s.MedianS = ages[len(ages)-1], ages[len(ages)/2]
+	}
+	return err
 }
 
 func keepTop(top []cacheTopRow, row cacheTopRow, most int) []cacheTopRow {
@@ -143,11 +197,19 @@ func keepTop(top []cacheTopRow, row cacheTopRow, most int) []cacheTopRow {
 }
 
 func (s *cacheStats) print(a *app) error {
-	fmt.Fprintf(a.stdout, "tenant %s: %d entries, %d bytes, the oldest %.0f s old; the bucket holds %d of %d bytes\n",
-		s.Tenant, s.Entries, s.Bytes, s.OldestS, s.UsedBytes, s.MaxBytes)
-	fmt.Fprintf(a.stdout, "of %d responses that are kept: %d hits, %d shared, %d normalized, %d misses, %d off; hit rate %.1f %%\n",
-		s.Answers.Requests, s.Answers.By["hit"], s.Answers.By["shared"], s.Answers.By["normalized"], s.Answers.By["miss"], s.Answers.By["off"], 100*s.Answers.HitRate)
-	fmt.Fprintf(a.stdout, "saved: %d tokens, $%.4f, %.1f s of calls\n", s.Answers.Tokens, s.Answers.CostUSD, s.Answers.Seconds)
+	fmt.Fprintf(a.stdout, "tenant %s: %d entries, %d bytes, that cost $%.4f; age: median %.0f s, oldest %.0f s; %d normalized keys\n",
+		s.Tenant, s.Entries, s.Bytes, s.PaidUSD, s.MedianS, s.OldestS, s.Links)
+	by := "as configured"
+	if s.Chosen {
+		by = "by cache optimize --apply"
+	}
+	fmt.Fprintf(a.stdout, "the bucket holds %d of %d bytes; memory: %s, %v, %s\n", s.UsedBytes, s.MaxBytes, s.Strategy, units.Bytes(s.LocalSize), by)
+	if r := s.Answers; r != nil {
+		fmt.Fprintf(a.stdout, "of %d responses that are kept: %d hits (%.1f %%), %d shared (%.1f %%), %d normalized (%.1f %%), %d misses, %d off; hit rate %.1f %%\n",
+			r.Requests, r.By["hit"], 100*r.Rates["hit"], r.By["shared"], 100*r.Rates["shared"], r.By["normalized"], 100*r.Rates["normalized"],
+			r.By["miss"], r.By["off"], 100*r.HitRate)
+		fmt.Fprintf(a.stdout, "saved: %d tokens, $%.4f, about %.1f s of calls (an estimate, by the mean of each model's calls)\n", r.Tokens, r.CostUSD, r.Seconds)
+	}
 	if len(s.Top) == 0 {
 		return nil
 	}
@@ -159,68 +221,72 @@ func (s *cacheStats) print(a *app) error {
 	return w.Flush()
 }
 
-// savings reads how a tenant's kept responses came by their answers. What a hit
-// saved is what the calls for its model cost and took on average.
-func savings(ctx context.Context, js jetstream.JetStream, prefix, tenant string) (cacheSavings, error) {
-	s := cacheSavings{By: map[string]int{}}
-	type spent struct {
-		n, tokens int
-		cost, ms  float64
-	}
-	paid, saved := map[string]*spent{}, map[string]*spent{}
-	err := kv.EachMessage(ctx, js, strings.ToUpper(prefix)+"_RESPONSES", prefix+".responses."+tenant+".*", func(m jetstream.Msg) error {
-		var body struct {
+// cacheResponse is what of a response tells of the cache.
+type cacheResponse struct {
+	Usage struct {
+		Prompt     int `json:"prompt_tokens"`
+		Completion int `json:"completion_tokens"`
+		Total      int `json:"total_tokens"`
+		Details    struct {
+			Cached int `json:"cached_tokens"`
+		} `json:"prompt_tokens_details"`
+	} `json:"usage"`
+	Processor struct {
+		Cache    string `json:"cache"`
+		Selected struct {
 			Model string `json:"model"`
-			Usage struct {
-				Total int `json:"total_tokens"`
-			} `json:"usage"`
-			Processor struct {
-				Cache    string  `json:"cache"`
-				CostUSD  float64 `json:"cost_usd"`
-				Selected struct {
-					Model string `json:"model"`
-				} `json:"selected"`
-				Stages map[string]struct {
-					RanMS float64 `json:"ran_ms"`
-				} `json:"stages"`
-			} `json:"processor"`
-		}
-		if json.Unmarshal(m.Data(), &body) != nil || body.Processor.Cache == "" {
+		} `json:"selected"`
+		Stages map[string]struct {
+			RanMS float64 `json:"ran_ms"`
+		} `json:"stages"`
+	} `json:"processor"`
+}
+
+// readSavings reads how a tenant's kept responses came by their answers. The
+// tokens and dollars that hits saved are those of the calls that they repeat:
+// their responses show that usage. The time is that of an average call.
+func readSavings(ctx context.Context, js jetstream.JetStream, cfg config.Config, tenant string) (cacheSavings, error) {
+	s := cacheSavings{By: map[string]int{}, Rates: map[string]float64{}}
+	prices := billedPrices(cfg)
+	type calls struct{ made, saved, ms float64 }
+	models := map[string]*calls{}
+	err := kv.EachMessage(ctx, js, strings.ToUpper(cfg.NATS.Prefix)+"_RESPONSES", cfg.NATS.Prefix+".responses."+tenant+".*", func(m jetstream.Msg) error {
+		var r cacheResponse
+		if json.Unmarshal(m.Data(), &r) != nil || r.Processor.Cache == "" {
 			return nil //nolint:nilerr // what tells nothing of the cache is not counted
 		}
 		s.Requests++
-		s.By[body.Processor.Cache]++
-		into := saved
-		switch body.Processor.Cache {
-		case "miss":
-			into = paid
-		case "hit", "shared", "normalized":
-		default:
-			return nil
+		s.By[r.Processor.Cache]++
+		model := r.Processor.Selected.Model
+		if models[model] == nil {
+			models[model] = &calls{}
 		}
-		t := into[body.Processor.Selected.Model]
-		if t == nil {
-			t = &spent{}
-			into[body.Processor.Selected.Model] = t
+		switch r.Processor.Cache {
+		case cache.Miss:
+			models[model].made++
+			models[model].ms += r.Processor.Stages["generate"].RanMS
+		case cache.Hit, cache.Shared, cache.Normalized:
+			models[model].saved++
+			s.Tokens += r.Usage.Total
+			if price, ok := prices.Lookup(model); ok {
+				s.CostUSD += price.Cost(r.Usage.Prompt, r.Usage.Details.Cached, r.Usage.Completion)
+			}
 		}
-		t.n++
-		t.tokens += body.Usage.Total
-		t.cost += body.Processor.CostUSD
-		t.ms += body.Processor.Stages["generate"].RanMS
 		return nil
 	})
 	if err != nil {
 		return s, err
 	}
-	hits := s.By["hit"] + s.By["shared"] + s.By["normalized"]
-	if asked := hits + s.By["miss"]; asked > 0 {
-		s.HitRate = float64(hits) / float64(asked)
+	hits := s.By[cache.Hit] + s.By[cache.Shared] + s.By[cache.Normalized]
+	if asked := float64(hits + s.By[cache.Miss]); asked > 0 {
+		s.HitRate = float64(hits) / asked
+		for _, kind := range []string{cache.Hit, cache.Shared, cache.Normalized} {
+			s.Rates[kind] = float64(s.By[kind]) / asked
+		}
 	}
-	for model, t := range saved {
-		s.Tokens += t.tokens
-		if p := paid[model]; p != nil && p.tokens > 0 {
-			s.CostUSD += p.cost / float64(p.tokens) * float64(t.tokens)
-			s.Seconds += p.ms / float64(p.n) * float64(t.n) / 1000
+	for _, c := range models {
+		if c.made > 0 {
+			s.Seconds += c.ms / c.made * c.saved / 1000
 		}
 	}
 	return s, nil
@@ -228,7 +294,7 @@ func savings(ctx context.Context, js jetstream.JetStream, prefix, tenant string)
 
 type cacheGetCmd struct {
 	Key string `arg:"" help:"The entry's key, as in cache stats: TENANT.FINGERPRINT, or the fingerprint alone."`
-	tenantFlag
+	scopeFlag
 	jsonFlag
 }
 
@@ -239,7 +305,7 @@ func (c *cacheGetCmd) Run(a *app) error {
 		return err
 	}
 	defer closeServer()
-	e, err := store.Get(a.ctx, fullKey(c.Tenant, c.Key))
+	e, err := store.Resolve(a.ctx, c.key(c.Key))
 	if errors.Is(err, kv.ErrNoEntry) {
 		return hint(err, "processor cache stats --tenant %s", c.Tenant)
 	}
@@ -252,13 +318,6 @@ func (c *cacheGetCmd) Run(a *app) error {
 	fmt.Fprintf(a.stdout, "key:     %s\nmodel:   %s\ncost:    $%.6f\ntokens:  %d\nstored:  %s\nexpires: %s\n\n%s\n",
 		e.Key, e.Model, e.CostUSD, e.Usage.TotalTokens, e.Stored.Local().Format(time.RFC3339), e.Expires.Time().Local().Format(time.RFC3339), indent(e.Answer))
 	return nil
-}
-
-func fullKey(tenant, key string) string {
-	if strings.Contains(key, ".") {
-		return key
-	}
-	return tenant + "." + key
 }
 
 type cachePurgeCmd struct {
@@ -284,10 +343,14 @@ func (c *cachePurgeCmd) Run(a *app) error {
 	defer closeServer()
 	var keys []string
 	for _, key := range c.Key {
-		keys = append(keys, fullKey(c.Tenant, key))
+		key = c.key(key)
+		if e, err := store.Get(a.ctx, key); err == nil && e.Of != "" {
+			keys = append(keys, e.Of) // with the key, the answer that it stands for
+		}
+		keys = append(keys, key)
 	}
 	if c.All {
-		if err := store.Each(a.ctx, c.Tenant, func(e kv.StoredEntry) error {
+		if err := store.Each(a.ctx, c.scope(), func(e kv.StoredEntry) error {
 			if match(e) {
 				keys = append(keys, e.Key)
 			}
