@@ -24,6 +24,9 @@ const (
 	// fewer of them at once; Netflix' concurrency-limits (Gradient2) has 1.5, and
 	// answers of models vary more.
 	tolerance = 2.0
+	// maxInVain is how many cuts that make calls no faster show that it is not
+	// their number.
+	maxInVain = 2
 	// maxPause bounds the wait that grows with each refusal where the provider names none.
 	maxPause   = 30 * time.Second
 	firstPause = 250 * time.Millisecond
@@ -47,7 +50,8 @@ type gate struct {
 	until     time.Time // nothing is called before
 	streak    int       // refusals since a call went well
 
-	pace pace
+	pace     pace
+	unslowed float64 // the limit before it fell for slow calls
 }
 
 func newGate(most int) gate { return gate{most: float64(most), limit: float64(most), step: 1} }
@@ -62,11 +66,12 @@ func (g *gate) went(took time.Duration, tokens int, now time.Time) {
 	g.streak = 0
 	g.good++
 	g.sinceCut++
-	if g.pace.slower(took, tokens, g.bound()) {
-		g.cut(g.limit/max(1/laterCut, g.pace.ratio/tolerance), now)
+	// What began before the last cut tells nothing of it.
+	if now.Add(-took).After(g.cutAt) && g.pace.slower(took, tokens, g.bound()) {
+		g.slowed(now)
 		return
 	}
-	if float64(g.running) < 0.8*math.Floor(g.limit) || g.limit >= g.most {
+	if g.pace.atCut > 0 || g.limit >= g.most || float64(g.running) < 0.8*math.Floor(g.limit) {
 		return // what is not used up tells nothing
 	}
 	switch {
@@ -87,7 +92,7 @@ func (g *gate) went(took time.Duration, tokens int, now time.Time) {
 // limits, or was not answered in time. running does not count it any more.
 func (g *gate) refused(begun time.Time, wait time.Duration, now time.Time) {
 	level := float64(max(1, g.running)) // without those that were refused
-	if begun.Before(g.cutAt) {          // the same congestion
+	if !begun.After(g.cutAt) {          // the same congestion
 		if level < g.limit {
 			g.limit, g.refusedAt = level, level+1
 		}
@@ -125,6 +130,26 @@ func (g *gate) cut(limit float64, now time.Time) {
 	g.cutAt, g.good, g.sinceCut, g.step = now, 0, 0, 1
 }
 
+// slowed lowers the limit since calls have become slow. Where that did not make
+// them faster, it is not their number, and what they take now is usual.
+func (g *gate) slowed(now time.Time) {
+	p := &g.pace
+	if p.atCut > 0 && p.mean > 0.9*p.atCut {
+		p.inVain++
+	}
+	if p.inVain >= maxInVain {
+		p.usual, p.usualTok, p.atCut, p.inVain = p.mean, p.token, 0, 0
+		g.refusedAt = g.unslowed
+		return
+	}
+	if p.atCut == 0 {
+		g.unslowed = g.limit
+	}
+	g.cut(g.limit*laterCut, now)
+	g.refusedAt = g.limit
+	p.atCut = p.mean
+}
+
 // restart lets calls begin few by few after an outage.
 func (g *gate) restart(now time.Time) {
 	before := max(g.limit, g.refusedAt)
@@ -136,8 +161,10 @@ func (g *gate) restart(now time.Time) {
 type pace struct {
 	calls           int
 	took, perToken  float64 // sums of the window
+	mean, token     float64 // of the last window
 	usual, usualTok float64 // of windows before
-	ratio           float64
+	atCut           float64 // mean when the limit last fell for it; 0 once calls are not slow
+	inVain          int     // cuts that made calls no faster
 }
 
 // usualShare is the weight of a new window in what is usual.
@@ -155,15 +182,18 @@ func (p *pace) slower(took time.Duration, tokens, bound int) bool {
 		return false
 	}
 	n := float64(p.calls)
-	mean, token := p.took/n, p.perToken/n
+	p.mean, p.token = p.took/n, p.perToken/n
 	p.calls, p.took, p.perToken = 0, 0, 0
 	if p.usual == 0 {
-		p.usual, p.usualTok = mean, token
+		p.usual, p.usualTok = p.mean, p.token
 		return false
 	}
-	p.ratio = min(mean/p.usual, token/p.usualTok)
-	p.usual = min(mean, p.usual*(1-usualShare)+mean*usualShare)
-	p.usualTok = min(token, p.usualTok*(1-usualShare)+token*usualShare)
 	// Below some milliseconds it is this machine that is measured.
-	return p.ratio > tolerance && mean > 0.05
+	slower := min(p.mean/p.usual, p.token/p.usualTok) > tolerance && p.mean > 0.05
+	if !slower {
+		p.atCut, p.inVain = 0, 0
+	}
+	p.usual = min(p.mean, p.usual*(1-usualShare)+p.mean*usualShare)
+	p.usualTok = min(p.token, p.usualTok*(1-usualShare)+p.token*usualShare)
+	return slower
 }
