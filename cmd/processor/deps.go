@@ -92,7 +92,7 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	}
 	d.generate = generate.New(cfg.Pipeline.Workers[stages.Generate], generate.Deps{
 		Ledger: d.ledger, Router: d.models.route, Cost: d.models.cost,
-		Budget: d.budgets, Answered: d.remember, Flights: flights{d.leases, d.cache}, Deltas: d.deltas.Begin,
+		Budget: d.budgets, Answered: d.remember, Flights: flights{d.leases, d.cache}, Deltas: d.deltas.Begin, Prefixes: d.prefixes(),
 		Called: d.called,
 	})
 	d.cancelled, err = kv.NewCancelled(ctx, d.js, bucketLayout(cfg), d.generate.Cancel)
