@@ -19,6 +19,7 @@ type About struct {
 	Attempts       int            `json:"attempts" jsonschema:"calls to providers that were made for this request"`
 	Answers        []Attempt      `json:"answers,omitzero" jsonschema:"the answers that were judged, where there was more than one"`
 	Selected       *Selected      `json:"selected,omitzero"`
+	Route          string         `json:"route,omitzero" jsonschema:"the name under which statistics are kept, as the request gave it"`
 	Cache          string         `json:"cache" jsonschema:"miss, hit, shared, normalized or off"`
 	Tokens         Tokens         `json:"tokens"`
 	CostUSD        float64        `json:"cost_usd"`
@@ -125,6 +126,9 @@ func AnswerResponse(h *Handoff) ([]byte, error) {
 		Cache: h.Cache, Tokens: h.Tokens, CostUSD: h.CostUSD,
 		Quality: h.Quality, Parameters: h.Parameters, Compress: h.Compress,
 		Template: h.Template, Structure: h.Structure, Stages: StageTimes(h.Stages),
+	}
+	if route, ok := Member(h.Options, "route"); ok {
+		about.Route, _ = Unquote(route.Of(h.Options))
 	}
 	if len(h.Attempts) > 1 {
 		about.Answers = h.Attempts

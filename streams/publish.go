@@ -461,9 +461,13 @@ func (r *Runner) errorResponse(it *item, err error) *nats.Msg {
 
 // response makes the one response to a request: stored only if none is.
 func (r *Runner) response(it *item, body []byte) *nats.Msg {
-	return &nats.Msg{Subject: r.responseSubject(it), Data: body, Header: nats.Header{
+	m := &nats.Msg{Subject: r.responseSubject(it), Data: body, Header: nats.Header{
 		jetstream.ExpectedLastSubjSeqHeader: []string{"0"},
 		HeaderBody:                          []string{it.request.BodyHash},
 		HeaderSequence:                      []string{strconv.FormatUint(it.request.Sequence, 10)},
 	}}
+	if it.request.Fingerprint != "" {
+		m.Header[HeaderKey] = []string{it.request.Fingerprint}
+	}
+	return m
 }

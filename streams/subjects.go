@@ -19,6 +19,7 @@ const (
 	HeaderTrace    = "traceparent"
 	HeaderVersion  = "Llm-Version"
 	HeaderBody     = "Llm-Body" // on responses: fingerprint of the body that was answered
+	HeaderKey      = "Llm-Key"  // on responses: that of the cache, where the request has one
 
 	HeaderStage      = "Llm-Stage" // on dead letters, and the five below
 	HeaderReason     = "Llm-Reason"

@@ -103,6 +103,9 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	if err := d.listenForCancels(ctx); err != nil {
 		return nil, err
 	}
+	if err := d.listenForFeedback(ctx, registry); err != nil {
+		return nil, err
+	}
 	return d, nil
 }
 

@@ -82,13 +82,11 @@ func (s *Stage) over(r *stages.Request, w want, helps bool) string {
 			return endedOff + because
 		}
 	}
-	tried := r.Tried
-	r.Tried = append(slices.Clone(tried), r.Selected.Model)
-	if s.deps.Better == nil || !s.deps.Better(r) {
-		r.Tried = tried
-		if !helps && !sampled(r) {
-			return endedModels
-		}
+	if n := len(r.Tried); n == 0 || r.Tried[n-1] != r.Selected.Model {
+		r.Tried = append(slices.Clone(r.Tried), r.Selected.Model)
+	}
+	if better := s.deps.Better != nil && s.deps.Better(r); !better && !helps && !sampled(r) {
+		return endedModels
 	}
 	return ""
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
+	"github.com/adpa/processor/stages/cache"
 	"github.com/adpa/processor/stages/structure"
 )
 
@@ -243,7 +244,9 @@ func (s *Stage) note(r *stages.Request, result Result, v verdict) {
 }
 
 // Paid reports whether the answer of a request was bought for it.
-func Paid(r *stages.Request) bool { return r.Calls > 0 && r.Cache != "hit" && r.Cache != "shared" }
+func Paid(r *stages.Request) bool {
+	return r.Calls > 0 && (r.Cache == cache.Miss || r.Cache == cache.Off || r.Cache == "")
+}
 
 func attempt(r *stages.Request, result Result, score float64) schemas.Attempt {
 	return schemas.Attempt{
