@@ -19,6 +19,7 @@ import (
 	"github.com/adpa/processor/stages"
 	"github.com/adpa/processor/stages/compress"
 	"github.com/adpa/processor/stages/generate"
+	"github.com/adpa/processor/stages/generate/limit"
 	"github.com/adpa/processor/stages/structure"
 	"github.com/adpa/processor/stages/template"
 	"github.com/adpa/processor/streams"
@@ -43,6 +44,7 @@ type deps struct {
 	forms      *structure.Forms
 	generate   *generate.Stage
 	budgets    *budgets
+	limits     *limit.Limiter
 	deltas     *streams.Deltas
 	backlog    *streams.Backlog
 	closers    []func()
@@ -90,10 +92,13 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	if err := d.openDeltas(); err != nil {
 		return nil, err
 	}
+	if err := d.openLimits(ctx, registry); err != nil {
+		return nil, err
+	}
 	d.generate = generate.New(cfg.Pipeline.Workers[stages.Generate], generate.Deps{
 		Ledger: d.ledger, Router: d.models.route, Cost: d.models.cost,
 		Budget: d.budgets, Answered: d.remember, Flights: flights{d.leases, d.cache}, Deltas: d.deltas.Begin, Prefixes: d.prefixes(),
-		Called: d.called,
+		Called: d.called, Limits: d.limits, Tokens: d.callTokens(), Says: d.models.said,
 	})
 	d.cancelled, err = kv.NewCancelled(ctx, d.js, bucketLayout(cfg), d.generate.Cancel)
 	if err != nil {
@@ -217,7 +222,7 @@ func (d *deps) runnerConfig(group []string) streams.RunnerConfig {
 	for _, stage := range group {
 		if workers := d.cfg.Pipeline.Workers[stages.Generate]; stage == stages.Generate {
 			cfg.Capacity = workers + workers/2 + 16 // so that a worker that is done finds the next
-			cfg.Parking = d.generate.Parking()
+			cfg.Parking, cfg.Wanted = d.generate.Parking(), d.limits.Room
 		}
 	}
 	return cfg

@@ -162,7 +162,7 @@ func (m *models) to(model, provider, because string) (generate.Route, error) {
 	if !ok {
 		return generate.Route{}, m.notFound(model)
 	}
-	return generate.Route{Model: model, Provider: provider, Because: because, Caller: p}, nil
+	return generate.Route{Model: model, Provider: provider, Because: because, Caller: p, Fallback: m.fallbacks(model)}, nil
 }
 
 func (m *models) notFound(name string) error {
