@@ -34,6 +34,10 @@ var curveSizes = []float64{1. / 32, 1. / 16, 1. / 8, 1. / 4, 1. / 2, 1, 2, 4, 8}
 // enough, where memory is one of the metrics: one point.
 const smallLoss = 0.01
 
+// enoughToShrink is how many requests must have been replayed before less memory
+// is chosen: a few fit into anything.
+const enoughToShrink = 10_000
+
 type cacheOptimizeCmd struct {
 	tenantFlag
 	jsonFlag
@@ -176,7 +180,8 @@ func archivedID(m jetstream.Msg) string {
 
 // tryStrategies replays the uses at all sizes and marks what it would choose: at
 // the present size the best strategy by the metrics, unless the present one is
-// nearly as good; and with the metric memory, the smallest size that loses little.
+// nearly as good; and with the metric memory and enough requests, the smallest
+// size that loses little.
 func tryStrategies(uses []cacheUse, present kv.CacheChoice, metrics []string) []cacheTrial {
 	parsed := cachepolicy.ParseMetrics(metrics)
 	var trials []cacheTrial
@@ -200,7 +205,7 @@ func tryStrategies(uses []cacheUse, present kv.CacheChoice, metrics []string) []
 	if at(best, size).worth <= clearGain*at(now, size).worth {
 		best = now
 	}
-	if slices.Contains(metrics, "memory") {
+	if slices.Contains(metrics, "memory") && len(uses) >= enoughToShrink {
 		for size > 0 && at(best, size-1).worth > at(best, size).worth-smallLoss {
 			size--
 		}

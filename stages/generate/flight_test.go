@@ -181,6 +181,46 @@ func TestRequestsThatMayNotShareDoNot(t *testing.T) {
 	})
 }
 
+// Those who got the same bad answer ask the same again; the one that paid for the
+// first round keeps what that cost.
+func TestLaterRoundsAreSharedToo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l, c, f := newLedger(), &caller{do: slow}, newFlights()
+		list := equals(20)
+		for i, r := range list {
+			if i == 7 {
+				r.Calls, r.CostUSD, r.Usage = 1, 0.5, schemas.Usage{PromptTokens: 10}
+			}
+			r.Again()
+			r.Body = []byte(`{"messages":["what was wrong"]}`)
+		}
+		other := equal("other")
+		other.Again()
+		other.Body = []byte(`{"messages":["something else was wrong"]}`)
+		v := run(t.Context(), newSharing(l, c, f), append(list, other)...)
+		v.done.Wait()
+		require.Equal(t, 2, c.calls, "one for each question")
+		require.Len(t, l.records, 2)
+		require.Zero(t, f.held())
+		for i, r := range list {
+			require.Equal(t, stages.ActionContinue, v.of(r).Action)
+			require.Equal(t, `{"choices":[]}`, string(r.Answer))
+			require.Equal(t, 1, r.Calls, "an attempt of each")
+			switch i {
+			case 0:
+				require.Equal(t, 0.5, r.CostUSD, "the leader paid")
+			case 7:
+				require.Equal(t, 0.5, r.CostUSD)
+				require.Equal(t, 13, r.Usage.PromptTokens)
+			default:
+				require.Equal(t, "shared", r.Cache)
+				require.Zero(t, r.CostUSD)
+				require.Equal(t, 3, r.Usage.PromptTokens)
+			}
+		}
+	})
+}
+
 func TestAFailedLeaderFailsNobodyElse(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, f := &caller{}, newFlights()
