@@ -8,10 +8,12 @@ import (
 	"os"
 )
 
-// runBatch measures what grouping brings: leader first on a trace.
+// runBatch measures what grouping brings: leader first on a trace, and embeddings
+// that share calls.
 func runBatch(ctx context.Context, out io.Writer, args []string) error {
 	flags := flag.NewFlagSet("batch", flag.ContinueOnError)
 	data := flags.String("data", os.Getenv("PROCESSOR_DATA"), "the directory of the data sets, else that of PROCESSOR_DATA")
+	requests := flags.Int("requests", 5000, "embeddings requests a turn; 0 leaves them out")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -20,5 +22,8 @@ func runBatch(ctx context.Context, out io.Writer, args []string) error {
 	} else if err := leaderFirst(out, *data); err != nil {
 		return err
 	}
-	return nil
+	if *requests == 0 {
+		return nil
+	}
+	return embeddingsShared(ctx, out, *requests)
 }

@@ -37,7 +37,7 @@ type scenario struct {
 	http    bool // a real upstream, else the simulated provider
 	groups  string
 	archive bool
-	more    string // of the configuration
+	more    string // of the configuration; {upstream} stands for the upstream's address
 }
 
 const (
@@ -213,7 +213,7 @@ func (b *pipelineBench) config(sc scenario, s *setting) string {
 	if sc.http {
 		text += fmt.Sprintf("providers: [{name: fake, kind: openai, base_url: %q, api_key: none}]\n", s.upstream.URL+"/v1")
 	}
-	return text + sc.more
+	return text + strings.ReplaceAll(sc.more, "{upstream}", s.upstream.URL)
 }
 
 // awaitReady waits until the processor has set up what it pulls from.
@@ -324,8 +324,9 @@ func (s *setting) checkAnswers(ctx context.Context, stream jetstream.Stream, n i
 		}
 		var body struct {
 			Choices []json.RawMessage `json:"choices"`
+			Data    []json.RawMessage `json:"data"` // of embeddings
 		}
-		if err := json.Unmarshal(m.Data, &body); err != nil || len(body.Choices) == 0 {
+		if err := json.Unmarshal(m.Data, &body); err != nil || len(body.Choices)+len(body.Data) == 0 {
 			return fmt.Errorf("a response is no answer: %.300s", m.Data)
 		}
 	}
