@@ -5,6 +5,7 @@ import assert from "node:assert/strict";
 import { connect, headers } from "@nats-io/transport-node";
 import { jetstream } from "@nats-io/jetstream";
 import OpenAI from "openai";
+import { ChatCompletionStream } from "openai/lib/ChatCompletionStream";
 
 const tenant = "node";
 const chat = {
@@ -54,6 +55,31 @@ function client(content, { status = 200, type = "application/json" } = {}) {
   const runner = client(events, { type: "text/event-stream" }).chat.completions.stream(chat);
   const whole = await runner.finalChatCompletion();
   assert.equal(whole.choices[0].message.content, JSON.parse(answer).choices[0].message.content);
+}
+{
+  // The same from the cache: one chunk with the whole, and one with the usage.
+  const body = { ...chat, stream: true, stream_options: { include_usage: true } };
+  await ask("js-first", body);
+  const { answer, chunks } = await ask("js-cached", body);
+  assert.equal(JSON.parse(answer).processor.cache, "hit");
+  assert.equal(chunks.length, 2);
+  const lines = new ReadableStream({
+    start(controller) {
+      for (const chunk of chunks) controller.enqueue(new TextEncoder().encode(chunk + "\n"));
+      controller.close();
+    },
+  });
+  const whole = await ChatCompletionStream.fromReadableStream(lines).finalChatCompletion();
+  assert.equal(whole.choices[0].message.content, JSON.parse(answer).choices[0].message.content);
+  assert.equal(JSON.parse(chunks[1]).usage.total_tokens, JSON.parse(answer).usage.total_tokens);
+}
+{
+  const live = nc.subscribe(`llm.responses.${tenant}.js-cancelled`, { max: 1, timeout: 30_000 });
+  const h = headers();
+  h.set("Llm-Id", "js-cancelled");
+  await js.publish(`llm.requests.${tenant}`, JSON.stringify({ ...chat, temperature: 1.5 }), { headers: h });
+  await nc.request(`llm.cancel.${tenant}.js-cancelled`, "", { timeout: 5000 });
+  for await (const m of live) assert.ok(m.json().choices || m.json().error.code === "cancelled", m.string());
 }
 {
   const { answer } = await ask("js-embeddings", embeddings);

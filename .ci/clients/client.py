@@ -36,6 +36,28 @@ async def ask(nc, id, body):
     return live.data, chunks
 
 
+async def missed(nc, id):
+    """Gives the stored chunks of an answer, as who comes late reads them."""
+    replies = await nc.subscribe(inbox := nc.new_inbox())
+    await nc.publish(f"llm.missed.{TENANT}.{id}", b"", reply=inbox)
+    chunks = []
+    async for m in replies.messages:
+        if "Status" in m.headers:
+            await replies.unsubscribe()
+            return chunks
+        assert int(m.headers["Llm-Delta"]) == len(chunks) + 1, "a chunk is missing"
+        chunks.append(m.data)
+
+
+async def cancelled(nc, id, body):
+    """Publishes a request and cancels it at once: it is answered, one way or the other."""
+    answers = await nc.subscribe(f"llm.responses.{TENANT}.{id}")
+    await nc.jetstream().publish(f"llm.requests.{TENANT}", json.dumps(body).encode(), headers={"Llm-Id": id})
+    await nc.request(f"llm.cancel.{TENANT}.{id}", b"", timeout=5)
+    answer = json.loads((await answers.next_msg(timeout=30)).data)
+    assert answer.get("choices") or answer["error"]["code"] == "cancelled", answer
+
+
 @contextmanager
 def client(content, status=200, kind="application/json"):
     """An OpenAI client whose server answers with the given bytes."""
@@ -73,6 +95,7 @@ async def main():
     streamed = {**CHAT, "stream": True, "processor": {"cache": {"mode": "off"}}}
     answer, chunks = await ask(nc, "py-stream", streamed)
     assert len(chunks) > 1, "no chunks"
+    assert await missed(nc, "py-stream") == chunks, "a late reader gets others"
     for chunk in chunks:
         ChatCompletionChunk.model_validate_json(chunk, strict=True)
     events = b"".join(b"data: " + chunk + b"\n\n" for chunk in chunks) + b"data: [DONE]\n\n"
@@ -80,6 +103,16 @@ async def main():
         stream = c.chat.completions.create(**CHAT, stream=True)
         text = "".join(chunk.choices[0].delta.content or "" for chunk in stream if chunk.choices)
     assert text == ChatCompletion.model_validate_json(answer).choices[0].message.content, text
+
+    # The same from the cache: one chunk with the whole, and one with the usage.
+    for id in ("py-first", "py-cached"):
+        answer, chunks = await ask(nc, id, {**CHAT, "stream": True, "stream_options": {"include_usage": True}})
+    assert json.loads(answer)["processor"]["cache"] == "hit"
+    whole, usage = (ChatCompletionChunk.model_validate_json(chunk, strict=True) for chunk in chunks)
+    assert whole.choices[0].delta.content == text and whole.choices[0].finish_reason == "stop" and whole.usage is None
+    assert usage.choices == [] and usage.usage.total_tokens == json.loads(answer)["usage"]["total_tokens"]
+
+    await cancelled(nc, "py-cancelled", {**CHAT, "temperature": 1.5})
 
     answer, _ = await ask(nc, "py-embeddings", EMBEDDINGS)
     CreateEmbeddingResponse.model_validate_json(answer, strict=True)
