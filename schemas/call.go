@@ -11,6 +11,10 @@ type Call struct {
 	Model string // the provider's name of the model
 	Body  []byte // a valid OpenAI body without the processor object; read-only
 
+	// Untuned is the body without the parameters that the product chose, for a
+	// provider that takes none of them; nil where there are none.
+	Untuned []byte
+
 	// Embeddings says that Body is an embeddings request, else it is a chat completion.
 	Embeddings bool
 	// Requests is how many requests the call is for, where it is for more than

@@ -33,6 +33,7 @@ func (d *deps) scored(r *stages.Request, quality float64, paid bool) {
 	d.metrics.quality.Observe(quality)
 	if paid {
 		d.models.selector.scored(r, r.Selected.Model, quality)
+		d.tuner.Observe(r, r.Body, quality)
 	}
 }
 

@@ -22,6 +22,7 @@ import (
 	"github.com/adpa/processor/stages/generate/limit"
 	"github.com/adpa/processor/stages/structure"
 	"github.com/adpa/processor/stages/template"
+	"github.com/adpa/processor/stages/tune"
 	"github.com/adpa/processor/streams"
 )
 
@@ -42,6 +43,7 @@ type deps struct {
 	models     *models
 	templates  *template.Renderer
 	forms      *structure.Forms
+	tuner      *tune.Tuner
 	generate   *generate.Stage
 	budgets    *budgets
 	limits     *limit.Limiter
@@ -89,6 +91,9 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	if err := d.openSelection(ctx); err != nil {
 		return nil, err
 	}
+	if err := d.openTuning(ctx); err != nil {
+		return nil, err
+	}
 	if err := d.openDeltas(); err != nil {
 		return nil, err
 	}
@@ -98,7 +103,7 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	d.generate = generate.New(cfg.Pipeline.Workers[stages.Generate], generate.Deps{
 		Ledger: d.ledger, Router: d.models.route, Cost: d.models.cost,
 		Budget: d.budgets, Answered: d.remember, Flights: flights{d.leases, d.cache}, Deltas: d.deltas.Begin, Prefixes: d.prefixes(),
-		Called: d.called, Limits: d.limits, Tokens: d.callTokens(), Says: d.models.said,
+		Called: d.called, Prepare: d.prepareTuned, Limits: d.limits, Tokens: d.callTokens(), Says: d.models.said,
 	})
 	d.cancelled, err = kv.NewCancelled(ctx, d.js, bucketLayout(cfg), d.generate.Cancel)
 	if err != nil {

@@ -26,7 +26,7 @@ import (
 func steps(d *deps) []streams.Step {
 	c, scoring := d.cfg, d.scoring()
 	return []streams.Step{
-		{Name: stages.Compress, Stage: stages.Before(scoring.Ask, stages.Before(d.templates.Render, stages.Before(d.forms.Ask, compress.Stage(d.compressor))))},
+		{Name: stages.Compress, Stage: stages.Before(scoring.Ask, stages.Before(d.tuner.Ask, stages.Before(d.templates.Render, stages.Before(d.forms.Ask, compress.Stage(d.compressor)))))},
 		{Name: stages.Cache, Stage: cache.New(d.cacheConfig(), d.cached(), d.metrics.cacheResult)},
 		{Name: stages.Batch, Stage: batch.New(c.Batch, batch.Limits{Bytes: d.messageRoom()})},
 		{Name: stages.Generate, Stage: d.generate, Slice: 64, Workers: 2},

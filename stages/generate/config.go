@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"github.com/adpa/processor/stages/selection"
+	"github.com/adpa/processor/stages/tune"
 )
 
 // Auto is the model name with which an application leaves the choice to the product.
@@ -199,29 +200,57 @@ func (c SelectConfig) Validate() error {
 type TuneConfig struct {
 	// Enabled true means that parameters are tuned. Default false.
 	Enabled bool `yaml:"enabled"`
-	// Parameters are those that are tuned: temperature, top_p,
-	// frequency_penalty, presence_penalty. Default temperature and top_p.
+	// Parameters are those that are tuned, one at a time: temperature, top_p,
+	// frequency_penalty, presence_penalty, or another number with an entry in
+	// ranges. Default temperature and top_p.
 	Parameters []string `yaml:"parameters"`
+	// Ranges are where values are taken from. Left out: temperature 0 to 1 in 5
+	// steps, top_p 0.6 to 0.9 in 4, the penalties 0.2 to 0.6 in 3.
+	Ranges map[string]tune.Range `yaml:"ranges"`
+	// Share is the part of the requests, over 0 and up to 1, that settings are
+	// tried on while the best is not found; the others are sent as they are.
+	// Default 0.5.
+	Share float64 `yaml:"share"`
 	// Objective is what they are tuned for: quality, cost or speed. Default quality.
 	Objective string `yaml:"objective"`
 }
 
-var tunable = []string{"temperature", "top_p", "frequency_penalty", "presence_penalty"}
-
 // DefaultTune gives the defaults of the section tune:.
 func DefaultTune() TuneConfig {
-	return TuneConfig{Parameters: []string{"temperature", "top_p"}, Objective: "quality"}
+	return TuneConfig{Parameters: []string{"temperature", "top_p"}, Objective: "quality", Share: 0.5}
+}
+
+// AllRanges gives the ranges of the configuration and the defaults of the others.
+func (c TuneConfig) AllRanges() map[string]tune.Range {
+	ranges := tune.DefaultRanges()
+	maps.Copy(ranges, c.Ranges)
+	return ranges
 }
 
 // Validate reports the first setting that cannot be used: its key, and what would be right.
 func (c TuneConfig) Validate() error {
+	ranges := c.AllRanges()
+	for _, name := range slices.Sorted(maps.Keys(c.Ranges)) {
+		if !tune.ValidName(name) {
+			return fmt.Errorf("ranges.%.40s: is no parameter that can be tuned: it decides what an answer may cost or is asked for, or is not written in a-z, 0-9 and _", name)
+		}
+		if err := c.Ranges[name].Validate(); err != nil {
+			return fmt.Errorf("ranges.%s: %w", name, err)
+		}
+	}
 	for i, name := range c.Parameters {
-		if !slices.Contains(tunable, name) {
-			return fmt.Errorf("parameters[%d]: %.40q is none of %s", i, name, strings.Join(tunable, ", "))
+		if _, ok := ranges[name]; !ok {
+			return fmt.Errorf("parameters[%d]: %.40q is none of %s; others need an entry in ranges", i, name, strings.Join(slices.Sorted(maps.Keys(ranges)), ", "))
+		}
+		if slices.Contains(c.Parameters[:i], name) {
+			return fmt.Errorf("parameters[%d]: %s is named twice", i, name)
 		}
 	}
 	if c.Enabled && len(c.Parameters) == 0 {
-		return fmt.Errorf("parameters: is empty, and tuning needs at least one of %s", strings.Join(tunable, ", "))
+		return fmt.Errorf("parameters: is empty, and tuning needs at least one of %s", strings.Join(slices.Sorted(maps.Keys(ranges)), ", "))
+	}
+	if !(c.Share > 0 && c.Share <= 1) {
+		return fmt.Errorf("share: %v is not over 0 and up to 1", c.Share)
 	}
 	if !slices.Contains(criteria, c.Objective) {
 		return fmt.Errorf("objective: %.40q is none of %s", c.Objective, strings.Join(criteria, ", "))

@@ -187,7 +187,7 @@ func (s *Stage) prepare(r *stages.Request, route Route, call *schemas.Call) {
 	if sent == nil {
 		return
 	}
-	call.Body = sent
+	call.Body, call.Untuned = sent, call.Body
 	if len(r.Parameters) == 0 {
 		r.Parameters = parameters
 		return
