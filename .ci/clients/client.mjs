@@ -29,7 +29,10 @@ async function ask(id, body) {
   assert.equal(ack.duplicate, false);
   let live;
   for await (const m of answers) live = m.string();
-  const stored = await nc.request(`$JS.API.DIRECT.GET.LLM_RESPONSES.llm.responses.${tenant}.${id}`, "", { timeout: 5000 });
+  let stored;
+  do { // subscribers hear it before it is stored
+    stored = await nc.request(`$JS.API.DIRECT.GET.LLM_RESPONSES.llm.responses.${tenant}.${id}`, "", { timeout: 5000 });
+  } while (stored.headers?.code === 404);
   assert.equal(stored.string(), live, "the stored answer is another one");
   return { answer: live, chunks };
 }

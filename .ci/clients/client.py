@@ -28,7 +28,9 @@ async def ask(nc, id, body):
     ack = await nc.jetstream().publish(f"llm.requests.{TENANT}", json.dumps(body).encode(), headers={"Llm-Id": id})
     assert ack.stream == "LLM_REQUESTS" and not ack.duplicate, ack
     live = await answers.next_msg(timeout=30)
-    stored = await nc.request(f"$JS.API.DIRECT.GET.LLM_RESPONSES.llm.responses.{TENANT}.{id}", b"", timeout=5)
+    stored = None
+    while stored is None or (stored.headers or {}).get("Status") == "404":  # subscribers hear it before it is stored
+        stored = await nc.request(f"$JS.API.DIRECT.GET.LLM_RESPONSES.llm.responses.{TENANT}.{id}", b"", timeout=5)
     assert stored.data == live.data, "the stored answer is another one"
     chunks = []
     for _ in range(deltas.pending_msgs):

@@ -30,10 +30,10 @@ async function* follow(id) { // what came before, then what comes: by attempt an
 }
 const [first, second, third] = ["a", "b", "c"].map((c) => `js-${c}-${crypto.randomUUID()}`);
 console.log("answer:", JSON.stringify(await answer(first, chat())));
-console.log("later:", (await stored(first)).processor.id); // any time within a day
 await publish(second, chat({ stream: true, processor: { cache: { mode: "off" } } }));
 for await (const chunk of follow(second)) console.log("chunk:", chunk.choices[0].delta);
 const cancel = () => nc.request(`llm.cancel.${tenant}.${third}`);
 console.log("cancelled:", JSON.stringify(await answer(third, chat({ temperature: 1.5 }), cancel)));
 await jetstream(nc).publish(`llm.feedback.${tenant}`, JSON.stringify({ id: first, score: 1 }));
+console.log("later:", (await stored(first)).processor.id); // any time within a day
 await nc.close();

@@ -30,9 +30,9 @@ async def main(tenant="python"):
         return json.loads((await response.next_msg(timeout=60)).data)
     ids = [f"py-{uuid.uuid4().hex}" for _ in range(3)]
     print("answer:", await answer(ids[0], chat()))
-    print("later:", (await stored(ids[0]))["processor"]["id"])
     await publish(ids[1], chat(stream=True, processor={"cache": {"mode": "off"}}))
     async for chunk in follow(ids[1]): print("chunk:", chunk["choices"][0]["delta"])
     print("cancelled:", await answer(ids[2], chat(temperature=1.5), cancel=True))
     await nc.jetstream().publish(f"llm.feedback.{tenant}", json.dumps({"id": ids[0], "score": 1}).encode())
+    print("later:", (await stored(ids[0]))["processor"]["id"])
 asyncio.run(main())
