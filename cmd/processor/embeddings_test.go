@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
+	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/internal/fakellm"
 	"github.com/adpa/processor/streams"
 )
@@ -26,7 +27,9 @@ func TestEmbeddingsShareCalls(t *testing.T) {
 			}
 			return nil
 		},
-	}, nil)
+	}, func(cfg *config.Config) {
+		cfg.Providers[0].MaxResponse = 1000 // of each request; the answers to thirty are larger
+	})
 	tenants := []string{"acme", "umbrella"}
 	text := func(i int) string {
 		if i == 7 {
