@@ -41,6 +41,15 @@ func methods(count compress.Counter, c *compress.Compressor, split func(string) 
 	}
 }
 
+// documentMethods are methods with one more that is made for documents.
+func documentMethods(count compress.Counter, c *compress.Compressor) []method {
+	recipe := method{"stemmed BM25", func(documents, question string, ratio float64) string {
+		return pick(sentencesOf(documents), ratio, count, func(units []string) []float64 { return stemmedBM25(units, question) })
+	}}
+	list := methods(count, c, sentencesOf)
+	return slices.Insert(list, len(list)-1, recipe)
+}
+
 // fixed compresses to a ratio, without a floor.
 func fixed(c *compress.Compressor, documents, question string, ratio float64) compress.Result {
 	none := 0.0

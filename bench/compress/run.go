@@ -110,7 +110,7 @@ func (b *bench) answers(w io.Writer) error {
 		{"XQuAD, 15 paragraphs", xquadTasks(articles, b.part)},
 	} {
 		fmt.Fprintf(w, "\n%s: answers kept (n = %d)\n%-18s %20s %20s %20s\n", set.name, len(set.tasks), "", "2x", "4x", "10x")
-		for _, m := range methods(b.count, b.semantic, sentencesOf) {
+		for _, m := range documentMethods(b.count, b.semantic) {
 			fmt.Fprintf(w, "%-18s", m.name)
 			for _, ratio := range ratios {
 				fmt.Fprintf(w, " %20s", b.retention(set.tasks, m, ratio))

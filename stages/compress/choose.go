@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"math"
 	"slices"
+	"strings"
 )
 
 // plan is which segments of an outline stay.
@@ -33,11 +34,14 @@ type goal struct {
 // worth is how much each segment adds to the preservation: shares that sum up
 // to 1, and the order in which segments are taken.
 type worth struct {
-	share []float64
-	order []int
-	// power turns the sum of the shares into a preservation.
-	power float64
+	share       []float64
+	order       []int
+	calibration calibration
 }
+
+// calibration turns the sum of the shares into a preservation: what is missing
+// counts by the power missing, and what is left then by the power kept.
+type calibration struct{ missing, kept float64 }
 
 // choose takes segments in their order while they fit in the budget, and beyond
 // it until the floor is reached. That is the same as removing the least
@@ -74,15 +78,21 @@ func (w worth) preservation(sum float64) float64 {
 	if sum > 1-1e-9 {
 		return 1
 	}
-	return math.Pow(sum, w.power)
+	c := w.calibration
+	return math.Pow(1-math.Pow(1-max(0, sum), c.missing), c.kept)
 }
 
-// Calibration of the preservation by relevance. The fourth power lets the best
-// segments decide, since it predicts best whether an answer survives; the
-// eighth power of the sum then puts 98 of 100 answers at 0.9.
-const (
-	relevancePower   = 4
-	calibrationPower = 8
+// relevancePower lets the best segments decide, since that predicts best whether
+// an answer survives.
+const relevancePower = 4
+
+// The calibrations put 98 of 100 answers at 0.9. Prose without titles needs a
+// stricter one: nothing says which of its sentences speak of the matter, and an
+// answer that shares no word with the question may stand in any of them.
+var (
+	counted  = calibration{1, 1}
+	titled   = calibration{1, 8}
+	untitled = calibration{0.44, 8}
 )
 
 // worthOf gives the worth of segments by their relevance.
@@ -94,7 +104,45 @@ func worthOf(o *outline, score []float64) worth {
 		total += share[i]
 	}
 	scale(share, total)
-	return worth{share, byScore(o, score), calibrationPower}
+	c := titled
+	if o.plainProse() {
+		c = untitled
+	}
+	return worth{share, byScore(o, score), c}
+}
+
+// plainProse reports whether most segments are sentences or items of documents
+// whose titles say nothing. Dialogues, tables, JSON and code are no prose.
+func (o *outline) plainProse() bool {
+	named := make([]bool, len(o.groups))
+	for g := range o.groups {
+		if h := o.groups[g].header; h >= 0 && o.groups[g].doc == int32(g) {
+			named[g] = isName(o.of(int(h)))
+		}
+	}
+	plain := 0
+	for i, s := range o.segments {
+		if doc := o.doc(i); (s.kind == sentence || s.kind == item) && !named[doc] && !o.groups[doc].dialogue {
+			plain++
+		}
+	}
+	return plain*2 > len(o.segments)
+}
+
+// isName reports whether a title tells what its document is about: it has a word
+// beyond "Document 3".
+func isName(title string) bool {
+	r := termReader{text: title}
+	for {
+		term, _, ok := r.next()
+		if !ok {
+			return false
+		}
+		word := title[r.start:r.at]
+		if carries(string(term)) && !digits(word) && !isDocName(word) && !strings.EqualFold(word, "title") {
+			return true
+		}
+	}
 }
 
 // worthOfFacts gives the worth of segments by the facts that no segment before
@@ -112,7 +160,7 @@ func worthOfFacts(o *outline, score []float64, facts [][]uint64) worth {
 		}
 	}
 	scale(share, float64(len(seen)))
-	return worth{share, order, 1}
+	return worth{share, order, counted}
 }
 
 func scale(share []float64, total float64) {

@@ -13,6 +13,14 @@ type query struct {
 	heads map[string]int // how long terms begin, to their number
 	set   prefixSet
 	names []string // identifiers, numbers and quoted strings, as they are written
+
+	roots []string // the terms by their number, without their other forms
+	stops int      // how many words say nothing by themselves
+
+	// What the thesaurus knows, behind relate:
+	prior     []float64        // the weight of each term
+	related   map[string]int32 // words that are related to terms, to their number
+	relations [][]relation     // by the number of the word
 }
 
 // maxQueryTerms bounds the terms of a query, and with it the work for each
@@ -24,7 +32,7 @@ const maxQueryTerms = 64
 const headSize = 5
 
 func newQuery(text string) *query {
-	q := &query{terms: map[string]int{}, heads: map[string]int{}}
+	q := &query{terms: map[string]int{}, heads: map[string]int{}, related: map[string]int32{}}
 	r := termReader{text: text}
 	for {
 		term, _, ok := r.next()
@@ -38,7 +46,8 @@ func newQuery(text string) *query {
 }
 
 func (q *query) addTerm(term string) {
-	if term == "" || stopStems[term] || len(term) == 1 && !digit(term[0]) {
+	if !carries(term) {
+		q.stops++
 		return
 	}
 	if _, known := q.terms[term]; known {
@@ -51,6 +60,7 @@ func (q *query) addTerm(term string) {
 	q.size++
 	q.set.add(term)
 	q.terms[term] = n
+	q.roots = append(q.roots, term)
 	if _, known := q.heads[term[:min(len(term), headSize)]]; !known && hasHead([]byte(term)) {
 		q.heads[term[:headSize]] = n
 	}

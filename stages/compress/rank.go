@@ -42,14 +42,16 @@ type hit struct {
 // Probabilistic Relevance Framework, 2009) smoothed over the neighbours, with a
 // prior for the document. It reports false when no term of the query occurs.
 func rank(o *outline, q *query) (score []float64, matched bool) {
-	hits, lengths := readHits(o, q)
+	q.relate()
+	hits, related, lengths := readHits(o, q)
 	if len(hits) == 0 {
 		return nil, false
 	}
-	score = bm25(hits, lengths, nil, q.size)
-	addPairs(score, hits, idfOf(hits, q.size, len(lengths)))
+	score = bm25(hits, lengths, nil, q)
+	addPairs(score, hits, idfOf(hits, q, len(lengths)))
+	addRelatedScores(score, hits, related, q, len(lengths))
 	score = smooth(o, score)
-	docs := docScores(o, hits, lengths, q.size)
+	docs := docScores(o, hits, related, lengths, q)
 	top, topDoc := maxOf(score), maxOf(docs)
 	for i := range score {
 		if o.segments[i].kind == glue {
@@ -68,9 +70,10 @@ func (o *outline) docWeight(i int) float64 {
 	return paragraphWeight
 }
 
-// readHits finds the query's terms in the segments, in order. A term that occurs
-// nowhere is found in words that begin as it does: "evolve" in "evolution".
-func readHits(o *outline, q *query) (hits []hit, lengths []int32) {
+// readHits finds the query's terms in the segments, in order, and the words that
+// are related to them. A term that occurs nowhere is found in words that begin
+// as it does: "evolve" in "evolution".
+func readHits(o *outline, q *query) (hits []hit, related []relatedHit, lengths []int32) {
 	lengths = make([]int32, len(o.segments))
 	hits = make([]hit, 0, len(o.segments))
 	occurs := make([]bool, q.size)
@@ -91,40 +94,48 @@ func readHits(o *outline, q *query) (hits []hit, lengths []int32) {
 				hits = append(hits, hit{int32(i), int32(t), lengths[i]})
 			} else if t, found := q.begins(term); found && !occurs[t] {
 				alike = append(alike, hit{int32(i), int32(t), lengths[i]})
+			} else if word, found := q.related[string(term)]; found {
+				related = append(related, relatedHit{int32(i), word})
 			}
 		}
 	}
 	alike = slices.DeleteFunc(alike, func(h hit) bool { return occurs[h.term] })
 	if len(alike) == 0 {
-		return hits, lengths
+		return hits, related, lengths
 	}
 	hits = append(hits, alike...)
 	slices.SortFunc(hits, func(a, b hit) int {
 		return cmp.Or(cmp.Compare(a.segment, b.segment), cmp.Compare(a.at, b.at))
 	})
-	return hits, lengths
+	return hits, related, lengths
 }
 
-// idfOf gives the weight of each term by how few of n units hold it.
-func idfOf(hits []hit, terms, n int) []float64 {
-	holds := make([]int, terms)
-	last := make([]int32, terms)
+// idfOf gives the weight of each term by how few of n units hold it, and by how
+// rare it is anyway.
+func idfOf(hits []hit, q *query, n int) []float64 {
+	holds := make([]int, q.size)
+	last := make([]int32, q.size)
 	for _, h := range hits {
 		if last[h.term] != h.segment+1 {
 			last[h.term] = h.segment + 1
 			holds[h.term]++
 		}
 	}
-	idf := make([]float64, terms)
+	weights := make([]float64, q.size)
 	for t, d := range holds {
-		idf[t] = math.Log(1 + (float64(n)-float64(d)+0.5)/(float64(d)+0.5))
+		weights[t] = q.prior[t] * idf(d, n)
 	}
-	return idf
+	return weights
+}
+
+// idf is the weight of a word that d of n units hold.
+func idf(d, n int) float64 {
+	return math.Log(1 + (float64(n)-float64(d)+0.5)/(float64(d)+0.5))
 }
 
 // bm25 scores units (segments or documents) of the given lengths. extra, unless
 // nil, says how often a hit counts beyond once.
-func bm25(hits []hit, lengths []int32, extra []float64, terms int) []float64 {
+func bm25(hits []hit, lengths []int32, extra []float64, q *query) []float64 {
 	units, total := 0, 0.0
 	for _, l := range lengths {
 		if l > 0 {
@@ -132,10 +143,10 @@ func bm25(hits []hit, lengths []int32, extra []float64, terms int) []float64 {
 			total += float64(l)
 		}
 	}
-	idf := idfOf(hits, terms, units)
+	weights := idfOf(hits, q, units)
 	average := total / float64(max(units, 1))
 	score := make([]float64, len(lengths))
-	tf := make([]float64, terms)
+	tf := make([]float64, q.size)
 	for from := 0; from < len(hits); {
 		unit, to := hits[from].segment, from
 		for ; to < len(hits) && hits[to].segment == unit; to++ {
@@ -147,7 +158,7 @@ func bm25(hits []hit, lengths []int32, extra []float64, terms int) []float64 {
 		norm := bm25K1 * (1 - bm25B + bm25B*float64(lengths[unit])/average)
 		for _, h := range hits[from:to] {
 			f := tf[h.term]
-			score[unit] += idf[h.term] * f * (bm25K1 + 1) / (f + norm)
+			score[unit] += weights[h.term] * f * (bm25K1 + 1) / (f + norm)
 			tf[h.term] = 0
 		}
 		from = to
@@ -156,17 +167,17 @@ func bm25(hits []hit, lengths []int32, extra []float64, terms int) []float64 {
 }
 
 // addPairs rewards terms of the query that stand side by side.
-func addPairs(score []float64, hits []hit, idf []float64) {
+func addPairs(score []float64, hits []hit, weights []float64) {
 	for i := 1; i < len(hits); i++ {
 		a, b := hits[i-1], hits[i]
 		if a.segment == b.segment && b.at-a.at <= 2 && a.term != b.term {
-			score[b.segment] += pairWeight * min(idf[a.term], idf[b.term])
+			score[b.segment] += pairWeight * min(weights[a.term], weights[b.term])
 		}
 	}
 }
 
 // docScores gives the relevance of the documents, by the number of their group.
-func docScores(o *outline, hits []hit, lengths []int32, terms int) []float64 {
+func docScores(o *outline, hits []hit, related []relatedHit, lengths []int32, q *query) []float64 {
 	docLengths := make([]int32, len(o.groups))
 	for i := range o.segments {
 		docLengths[o.doc(i)] += lengths[i]
@@ -179,7 +190,24 @@ func docScores(o *outline, hits []hit, lengths []int32, terms int) []float64 {
 			extra[i] = titleWeight
 		}
 	}
-	return bm25(docHits, docLengths, extra, terms)
+	docRelated := make([]relatedHit, len(related))
+	for i, h := range related {
+		docRelated[i] = relatedHit{o.doc(int(h.unit)), h.word}
+	}
+	docs := bm25(docHits, docLengths, extra, q)
+	addRelatedScores(docs, docHits, docRelated, q, unitsOf(docLengths))
+	return docs
+}
+
+// unitsOf gives how many units have words.
+func unitsOf(lengths []int32) int {
+	n := 0
+	for _, l := range lengths {
+		if l > 0 {
+			n++
+		}
+	}
+	return n
 }
 
 // smooth lets each segment share in what its neighbours in the same document

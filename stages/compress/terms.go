@@ -175,3 +175,25 @@ func isCJK(r rune) bool {
 	}
 	return false
 }
+
+// Terms gives what a text is compared by, in its order: the stems of its words
+// but those that say nothing about what it is about, its numbers, and pairs of
+// characters in Chinese, Japanese and Korean.
+func Terms(text string) []string {
+	var terms []string
+	r := termReader{text: text}
+	for {
+		term, _, ok := r.next()
+		if !ok {
+			return terms
+		}
+		if carries(string(term)) {
+			terms = append(terms, string(term))
+		}
+	}
+}
+
+// carries reports whether a term says what a text is about.
+func carries(term string) bool {
+	return term != "" && !stopStems[term] && (len(term) > 1 || digit(term[0]))
+}
