@@ -31,6 +31,7 @@ var scenarios = map[string]func(ctx context.Context, out io.Writer, args []strin
 	"score":      withData("score", score.Run),
 	"select":     withData("select", selection.Run),
 	"tokens":     withData("tokens", runTokens),
+	"tune":       runTune,
 }
 
 // withData makes a scenario of one that reads real data.

@@ -267,19 +267,28 @@ func (l *Learner) exceeds(arm, than int, margin float64) float64 {
 // below is the normal distribution function.
 func below(z float64) float64 { return 0.5 * math.Erfc(-z/math.Sqrt2) }
 
-// stop ends the search where a setting is surely the best, or surely as good as.
+// stop ends the search where a setting is surely the best, or where the others
+// that are left are about as good and surely not better by more than that.
 func (l *Learner) stop() {
 	best := l.leader()
-	doubt := 0.0
-	for i := range l.Arms {
-		if i != best && l.alive(i) {
-			doubt += l.exceeds(i, best, alike*l.spread())
-		}
-	}
-	if doubt > 1-surely && l.certainty(best) < surely {
+	if l.certainty(best) < surely && !l.equals(best) {
 		return
 	}
 	l.Frozen, l.Best, l.Reference, l.Recent = true, best, l.Arms[best], Moments{}
+}
+
+func (l *Learner) equals(best int) bool {
+	margin, doubt := alike*l.spread(), 0.0
+	for i := range l.Arms {
+		if i == best || !l.alive(i) {
+			continue
+		}
+		if l.Arms[best].mean()-l.Arms[i].mean() > margin {
+			return false
+		}
+		doubt += l.exceeds(i, best, margin)
+	}
+	return doubt < 1-surely
 }
 
 // Certainty is the probability that the leading setting is the best.
