@@ -26,6 +26,7 @@ var scenarios = map[string]func(ctx context.Context, out io.Writer, args []strin
 	"cache":      runCache,
 	"cached":     runCached,
 	"fairness":   runFairness,
+	"generate":   runGenerate,
 	"normalized": runNormalized,
 	"pipeline":   runPipeline,
 	"score":      withData("score", score.Run),

@@ -73,13 +73,18 @@ func playServer(args []string) error {
 	return nil
 }
 
-// playUpstream runs the fake upstream: latency, and whether to count calls.
+// playUpstream runs the fake upstream: latency, whether to count calls, and what
+// else it is to do, as limit=10.
 func playUpstream(args []string) error {
 	latency, err := time.ParseDuration(args[0])
 	if err != nil {
 		return err
 	}
-	s, err := fakellm.Listen(fakellm.Config{Latency: latency, Count: args[1] == "count"})
+	cfg := fakellm.Config{Latency: latency, Count: args[1] == "count"}
+	if err := misbehave(&cfg, args[2:]); err != nil {
+		return err
+	}
+	s, err := fakellm.Listen(cfg)
 	if err != nil {
 		return err
 	}
@@ -91,6 +96,31 @@ func playUpstream(args []string) error {
 		fmt.Printf("%d %d %d %d\n", stats.Calls, stats.Repeats, stats.Connections, stats.HighWater)
 	}
 	return in.Err()
+}
+
+// misbehave sets what an upstream does beside answering: limit=N refuses calls
+// above so many in flight, retry_after=D asks those to wait, failures=S fails a
+// share of all.
+func misbehave(cfg *fakellm.Config, args []string) (err error) {
+	for _, arg := range args {
+		name, value, _ := strings.Cut(arg, "=")
+		switch name {
+		case "limit":
+			cfg.Limit, err = strconv.Atoi(value)
+		case "retry_after":
+			cfg.RetryAfter, err = time.ParseDuration(value)
+		case "failures":
+			var share float64
+			share, err = strconv.ParseFloat(value, 64)
+			cfg.Failures = map[int]float64{500: share}
+		default:
+			err = fmt.Errorf("an upstream knows no %q", name)
+		}
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Process is a child process.
