@@ -13,6 +13,7 @@ import (
 	"github.com/adpa/processor/internal/calibration"
 	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/internal/providers"
+	"github.com/adpa/processor/internal/resources"
 	"github.com/adpa/processor/internal/tokens"
 	"github.com/adpa/processor/kv"
 	"github.com/adpa/processor/kv/budget"
@@ -49,6 +50,9 @@ type deps struct {
 	limits     *limit.Limiter
 	deltas     *streams.Deltas
 	backlog    *streams.Backlog
+	memory     *resources.Memory
+	held       *streams.Memory
+	replay     *replaying // what a replay puts in the place of providers and cache; else nil
 	closers    []func()
 }
 
@@ -77,6 +81,7 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	if err := d.openCompressor(); err != nil {
 		return nil, err
 	}
+	d.openResources()
 	if err := d.openBuckets(ctx); err != nil {
 		return nil, err
 	}
@@ -101,9 +106,10 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 		return nil, err
 	}
 	d.generate = generate.New(cfg.Pipeline.Workers[stages.Generate], generate.Deps{
-		Ledger: d.ledger, Router: d.models.route, Cost: d.models.cost,
+		Ledger: d.ledger, Router: d.route, Cost: d.models.cost,
 		Budget: d.budgets, Answered: d.remember, Flights: flights{d.leases, d.cache}, Deltas: d.deltas.Begin, Prefixes: d.prefixes(),
-		Called: d.called, Prepare: d.prepareTuned, Limits: d.limits, Tokens: d.callTokens(), Says: d.models.said,
+		Limits: d.limits, Tokens: d.callTokens(), Says: d.models.said,
+		Called: d.called, Prepare: d.prepareTuned,
 	})
 	d.cancelled, err = kv.NewCancelled(ctx, d.js, bucketLayout(cfg), d.generate.Cancel)
 	if err != nil {
@@ -230,7 +236,7 @@ func (d *deps) runnerConfig(group []string) streams.RunnerConfig {
 			cfg.Parking, cfg.Wanted = d.generate.Parking(), d.limits.Room
 		}
 	}
-	return cfg
+	return d.bounded(cfg)
 }
 
 // messageRoom is what the requests of a batch may have together.
