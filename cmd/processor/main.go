@@ -26,6 +26,7 @@ type cli struct {
 	Cache     cacheCmd     `cmd:"" help:"Work on the shared cache of answers."`
 	Budget    budgetCmd    `cmd:"" help:"Work on the budgets of tenants."`
 	Template  templateCmd  `cmd:"" help:"Store, compare and render prompt templates."`
+	Models    modelsCmd    `cmd:"" help:"Show what was measured of models: quality, speed, cost."`
 	Tokens    tokensCmd    `cmd:"" help:"Count the tokens of texts and of requests."`
 	Compress  compressCmd  `cmd:"" help:"Compress a text, or each request of a .jsonl file."`
 	Score     scoreCmd     `cmd:"" help:"Judge the answers of a .jsonl file."`

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -209,4 +210,26 @@ func EscapeName(name string) string {
 		fmt.Fprintf(&out, "=%02X", name[i])
 	}
 	return out.String()
+}
+
+// UnescapeName gives the name that EscapeName made part of a key; false where
+// the part is not one of those.
+func UnescapeName(part string) (string, bool) {
+	var out []byte
+	for i := 0; i < len(part); i++ {
+		if part[i] != '=' {
+			out = append(out, part[i])
+			continue
+		}
+		if i+3 > len(part) {
+			return "", false
+		}
+		b, err := strconv.ParseUint(part[i+1:i+3], 16, 8)
+		if err != nil {
+			return "", false
+		}
+		out = append(out, byte(b))
+		i += 2
+	}
+	return string(out), true
 }

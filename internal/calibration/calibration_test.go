@@ -53,4 +53,11 @@ func TestReplicasLearnFromEachOther(t *testing.T) {
 
 func TestNamesAreKeys(t *testing.T) {
 	require.Equal(t, "a=2Fb=3Ac=3D=C3=BC", EscapeName("a/b:c=ü"))
+	name, ok := UnescapeName("a=2Fb=3Ac=3D=C3=BC")
+	require.True(t, ok)
+	require.Equal(t, "a/b:c=ü", name)
+	for _, part := range []string{"=all", "a=", "a=3", "=+1"} {
+		_, ok := UnescapeName(part)
+		require.False(t, ok, part)
+	}
 }

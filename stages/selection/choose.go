@@ -293,7 +293,7 @@ func (e *Estimate) String() string {
 	if e.CostUSD > 0 {
 		text += fmt.Sprintf(", $%.2g", e.CostUSD)
 	}
-	if e.Latency > 0 {
+	if e.Latency >= time.Millisecond {
 		text += fmt.Sprintf(", %v", round(e.Latency))
 	}
 	return text

@@ -202,3 +202,32 @@ func (f *Figures) UnmarshalBinary(data []byte) error {
 
 // within is false for what is no number, too. Sums may be off by rounding.
 func within(x, least, most float64) bool { return x >= least && x <= most*(1+1e-9)+1e-9 }
+
+// Summary is figures as people read them.
+type Summary struct {
+	Quality, Low, High float64 // the mean score, and a 90% interval of it
+	Success            float64 // the share of calls
+	Latency, Slow      time.Duration
+	First              time.Duration
+	Output             float64 // tokens
+	CostUSD            float64
+}
+
+// Summary gives what the figures say at a time.
+func (f Figures) Summary(now time.Time) Summary {
+	f.touch(now)
+	s := Summary{
+		Success: 1, Latency: seconds(f.Latency.at(0)), Slow: seconds(f.Latency.at(p95)), First: seconds(f.First.at(0)),
+		Output: f.Output.at(0), CostUSD: f.CostUSD.at(0),
+	}
+	if n, sum := f.Quality.current(); n > 0 {
+		smooth := (sum + 0.5) / (n + 1) // so that an interval of few answers is not a point
+		half := p95 * math.Sqrt(smooth*(1-smooth)/(n+1))
+		s.Quality = sum / n
+		s.Low, s.High = max(s.Quality-half, 0), min(s.Quality+half, 1)
+	}
+	if n, sum := f.Success.current(); n > 0 {
+		s.Success = sum / n
+	}
+	return s
+}
