@@ -209,7 +209,7 @@ type TuneConfig struct {
 	Ranges map[string]tune.Range `yaml:"ranges"`
 	// Share is the part of the requests, over 0 and up to 1, that settings are
 	// tried on while the best is not found; the others are sent as they are.
-	// Default 0.5.
+	// Default 1: it is found sooner, and less is lost on the way.
 	Share float64 `yaml:"share"`
 	// Objective is what they are tuned for: quality, cost or speed. Default quality.
 	Objective string `yaml:"objective"`
@@ -217,7 +217,7 @@ type TuneConfig struct {
 
 // DefaultTune gives the defaults of the section tune:.
 func DefaultTune() TuneConfig {
-	return TuneConfig{Parameters: []string{"temperature", "top_p"}, Objective: "quality", Share: 0.5}
+	return TuneConfig{Parameters: []string{"temperature", "top_p"}, Objective: "quality", Share: 1}
 }
 
 // AllRanges gives the ranges of the configuration and the defaults of the others.
