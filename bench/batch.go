@@ -8,8 +8,8 @@ import (
 	"os"
 )
 
-// runBatch measures what grouping brings: leader first on a trace, and embeddings
-// that share calls.
+// runBatch measures what grouping brings: leader first and the order of
+// offline requests on a trace, and embeddings that share calls.
 func runBatch(ctx context.Context, out io.Writer, args []string) error {
 	flags := flag.NewFlagSet("batch", flag.ContinueOnError)
 	data := flags.String("data", os.Getenv("PROCESSOR_DATA"), "the directory of the data sets, else that of PROCESSOR_DATA")
@@ -18,8 +18,10 @@ func runBatch(ctx context.Context, out io.Writer, args []string) error {
 		return err
 	}
 	if *data == "" {
-		fmt.Fprint(out, "Leader first is left out: it needs the data sets (-data or PROCESSOR_DATA).\n\n")
+		fmt.Fprint(out, "Leader first and the offline order are left out: they need the data sets (-data or PROCESSOR_DATA).\n\n")
 	} else if err := leaderFirst(out, *data); err != nil {
+		return err
+	} else if err := offlineOrders(out, *data); err != nil {
 		return err
 	}
 	if *requests == 0 {

@@ -28,7 +28,7 @@ const (
 	// order together. On a trace of conversations sorting 128 at a time gained
 	// nothing, 512 doubled what a provider finds in its cache.
 	maxSorted      = 512
-	maxSortedBytes = 16 << 20
+	maxSortedBytes = 32 << 20
 	// compared is how many bytes of the messages decide about the order.
 	compared = 64 << 10
 )
