@@ -18,7 +18,9 @@ func StartPrivate(dir string) (*Embedded, error) {
 		return nil, err
 	}
 	s, err := server.NewServer(&server.Options{
-		ServerName: "private", DontListen: true, JetStream: true, StoreDir: dir, JetStreamMaxMemory: 1 << 30, JetStreamMaxStore: 1 << 50,
+		ServerName: "private", DontListen: true, JetStream: true, StoreDir: dir,
+		// Streams bound themselves; the sum of their limits may be more than there is.
+		JetStreamMaxMemory: 1 << 40, JetStreamMaxStore: 1 << 50,
 		SyncInterval: 10 * time.Minute, MaxPayload: MaxPayload, NoSigs: true, NoLog: true,
 	})
 	if err != nil {

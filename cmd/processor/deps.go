@@ -108,7 +108,7 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	d.generate = generate.New(cfg.Pipeline.Workers[stages.Generate], generate.Deps{
 		Ledger: d.ledger, Router: d.route, Cost: d.models.cost,
 		Budget: d.budgets, Answered: d.remember, Flights: flights{d.leases, d.cache}, Deltas: d.deltas.Begin, Prefixes: d.prefixes(),
-		Limits: d.limits, Tokens: d.callTokens(), Says: d.models.said,
+		Limits: d.limits, Tokens: d.callTokens(), Says: d.models.said, Timeout: timeouts(cfg),
 		Called: d.called, Prepare: d.prepareTuned,
 	})
 	d.cancelled, err = kv.NewCancelled(ctx, d.js, bucketLayout(cfg), d.generate.Cancel)

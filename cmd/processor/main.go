@@ -27,6 +27,8 @@ type cli struct {
 	Budget    budgetCmd    `cmd:"" help:"Work on the budgets of tenants."`
 	Template  templateCmd  `cmd:"" help:"Store, compare and render prompt templates."`
 	Models    modelsCmd    `cmd:"" help:"Show what was measured of models: quality, speed, cost."`
+	Replay    replayCmd    `cmd:"" help:"Evaluate a change on recorded traffic."`
+	Dataset   datasetCmd   `cmd:"" help:"Move recorded traffic between the archive and files."`
 	Tokens    tokensCmd    `cmd:"" help:"Count the tokens of texts and of requests."`
 	Compress  compressCmd  `cmd:"" help:"Compress a text, or each request of a .jsonl file."`
 	Score     scoreCmd     `cmd:"" help:"Judge the answers of a .jsonl file."`

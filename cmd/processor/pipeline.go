@@ -27,7 +27,7 @@ func steps(d *deps) []streams.Step {
 	c, scoring := d.cfg, d.scoring()
 	return []streams.Step{
 		{Name: stages.Compress, Stage: stages.Before(scoring.Ask, stages.Before(d.tuner.Ask, stages.Before(d.templates.Render, stages.Before(d.forms.Ask, compress.Stage(d.compressor)))))},
-		{Name: stages.Cache, Stage: cache.New(d.cacheConfig(), d.cached(), d.metrics.cacheResult)},
+		{Name: stages.Cache, Stage: cache.New(d.cacheConfig(), d.replay.over(d.cached()), d.metrics.cacheResult)},
 		{Name: stages.Batch, Stage: batch.New(c.Batch, batch.Limits{Bytes: d.messageRoom()})},
 		{Name: stages.Generate, Stage: d.generate, Slice: 64, Workers: 2},
 		{Name: stages.Score, Stage: streamed(stages.Before(d.forms.Check, scoring), d.deltas.Begin)},
@@ -42,13 +42,14 @@ type pipeline struct {
 
 // newPipeline sets up streams, buckets and providers and makes a runner for
 // each group that the configuration and the wanted stages (empty: all) name.
-// The registry gets the pipeline's figures.
-func newPipeline(ctx context.Context, cfg config.Config, nc *nats.Conn, wanted []string, registry prometheus.Registerer) (*pipeline, error) {
+// The registry gets the pipeline's figures. Changes are made to what the stages
+// share before anything runs.
+func newPipeline(ctx context.Context, cfg config.Config, nc *nats.Conn, wanted []string, registry prometheus.Registerer, changes ...func(*deps)) (*pipeline, error) {
 	groups, err := chooseGroups(cfg.Pipeline.Groups, wanted)
 	if err != nil {
 		return nil, err
 	}
-	if err := cfg.Resources.Apply(); err != nil {
+	if err := cfg.Resources.Apply(serverMemory(cfg)); err != nil {
 		return nil, err
 	}
 	if err := provision(ctx, cfg, nc); err != nil {
@@ -57,6 +58,9 @@ func newPipeline(ctx context.Context, cfg config.Config, nc *nats.Conn, wanted [
 	d, err := newDeps(ctx, cfg, nc, registry)
 	if err != nil {
 		return nil, err
+	}
+	for _, change := range changes {
+		change(d)
 	}
 	p := &pipeline{deps: d}
 	all := steps(d)

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/adpa/processor/internal/evaluate"
 	"github.com/adpa/processor/internal/httpserver"
 	"github.com/adpa/processor/internal/providers"
 	"github.com/adpa/processor/internal/resources"
@@ -55,6 +56,8 @@ type Config struct {
 	Tune generate.TuneConfig `yaml:"tune"`
 	// Resources is what the process may use of the machine.
 	Resources resources.Config `yaml:"resources"`
+	// Evaluation is how recorded traffic leaves the deployment.
+	Evaluation evaluate.Config `yaml:"evaluation"`
 
 	secrets []string // the paths of values that came from the environment
 }
@@ -109,6 +112,7 @@ func (c *Config) Validate() error {
 		{"select.", c.Select.Validate},
 		{"tune.", c.Tune.Validate},
 		{"resources.", c.Resources.Validate},
+		{"evaluation.", c.Evaluation.Validate},
 		{"cache.", c.validateMemory},
 	} {
 		if err := section.check(); err != nil {

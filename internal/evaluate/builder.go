@@ -478,8 +478,8 @@ func sentences(r *Report) string {
 	}
 	var text strings.Builder
 	if m, ok := r.Metric(r.Verdict.RestsOn); ok {
-		fmt.Fprintf(&text, "Quality: %s. %s of %s pairs it went from %s to %s (difference %s, 95 %% interval %s to %s). This rests on %s.",
-			r.Verdict.Quality, "Over", thousands(m.Pairs), short(m.Baseline), short(m.Candidate), signed(m.Difference), signed(m.Low), signed(m.High), basis[m.Name])
+		fmt.Fprintf(&text, "Quality: %s. Over %s pairs it went from %s to %s (difference %s, 95 %% interval %s to %s). This rests on %s.",
+			r.Verdict.Quality, thousands(m.Pairs), short(m.Baseline), short(m.Candidate), signed(m.Difference), signed(m.Low), signed(m.High), basis[m.Name])
 		if m.Verdict == CannotTell {
 			text.WriteString(" " + wouldTell(m))
 		}

@@ -174,3 +174,14 @@ func (r *Report) Metric(name string) (Result, bool) {
 	}
 	return Result{}, false
 }
+
+// MoreCount is More, 0 where that is not known.
+func (r Result) MoreCount() int {
+	if r.More == nil {
+		return 0
+	}
+	return *r.More
+}
+
+// CorrectIs is Correct, false where that is not known.
+func (s Side) CorrectIs() bool { return s.Correct != nil && *s.Correct }

@@ -9,6 +9,7 @@ import (
 	"github.com/go-json-experiment/json/jsontext"
 	"github.com/google/jsonschema-go/jsonschema"
 
+	"github.com/adpa/processor/internal/evaluate"
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/streams"
 )
@@ -27,6 +28,7 @@ var wire = []struct {
 	{"error", "The body of an error response", reflect.TypeFor[schemas.ErrorBody](), false},
 	{"dead_letter", "A dead letter, as its headers say and dead list --json prints", reflect.TypeFor[streams.DeadLetter](), false},
 	{"batch_line", "A line of a batch file", reflect.TypeFor[schemas.BatchLine](), true},
+	{"replay_report", "The report of a replay, as --report-json writes it", reflect.TypeFor[evaluate.Report](), false},
 	{"batch_result", "A line of a batch's output or error file", reflect.TypeFor[schemas.BatchResult](), false},
 }
 
