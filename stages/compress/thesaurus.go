@@ -8,8 +8,8 @@ import (
 
 // thesaurus is a table of English words: how common each is, and which others
 // mean nearly the same. It was made of the vocabulary and the embeddings of
-// all-MiniLM-L6-v2 (Apache-2.0) by bench/compress/thesaurus; the model itself
-// takes no part when a prompt is compressed.
+// all-MiniLM-L6-v2 (Apache-2.0, thesaurus.LICENSE) by bench/compress/thesaurus;
+// the model itself takes no part when a prompt is compressed.
 //
 // Little endian: the number of words, the offset of each word's record (4 bytes
 // each), and the records, sorted by stem: length and bytes of the stem, 32 times
