@@ -89,7 +89,7 @@ func (d *drawing) panel(i int, title string, most float64) (left, bottom float64
 }
 
 func frame(title string, panels int, d *drawing) string {
-	width, height := panelLeft+2*panelStepX-20, panelTop+(panels+1)/2*panelStepY
+	width, height := panelLeft+2*panelStepX-20, panelTop+(panels+1)/2*panelStepY-40
 	var out drawing
 	fmt.Fprintf(&out, "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 %d %d\" font-family=\"sans-serif\">\n", width, height)
 	out.WriteString("<style>.head{font-size:15px;font-weight:bold}.title{font-size:12px;font-weight:bold}.label{font-size:11px;fill:#444}</style>\n")

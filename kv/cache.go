@@ -172,7 +172,7 @@ func (c *Cache) apply(e jsx.Entry) {
 	}
 	if e.Deleted {
 		delete(c.index, k)
-		c.local.remove(e.Key)
+		c.local.remove(k)
 		return
 	}
 	if _, known := c.index[k]; !known && len(c.index) >= maxIndexed {
@@ -180,8 +180,8 @@ func (c *Cache) apply(e jsx.Entry) {
 		return
 	}
 	c.index[k] = e.Revision
-	if have := c.local.entries[e.Key]; have != nil && have.revision != e.Revision {
-		c.local.remove(e.Key)
+	if have := c.local.entries[k]; have != nil && have.revision != e.Revision {
+		c.local.remove(k)
 	}
 }
 
@@ -237,7 +237,7 @@ func (c *Cache) lookup(key string, hash indexKey) (entry *Entry, again, inBucket
 			have.again = have.again || again
 			return &have.Entry, again, true
 		}
-		c.local.remove(key)
+		c.local.remove(hash)
 	}
 	return nil, false, indexed || c.overflow || c.stale
 }
@@ -399,8 +399,9 @@ func deletion(subject string) *nats.Msg {
 func (c *Cache) dropLocal(key string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.index, hashKey(key))
-	c.local.remove(key)
+	hash := hashKey(key)
+	delete(c.index, hash)
+	c.local.remove(hash)
 }
 
 // pollFirst learns what the bucket has evicted: it drops its oldest entries

@@ -10,11 +10,13 @@ const (
 	tokensPerSecond = 50
 )
 
-// memory is the part of the cache in memory. It is not safe for concurrent use.
+// memory is the part of the cache in memory. Entries go by the hashes of their
+// keys, which the index needs too: a lookup hashes the key once. Of two keys that
+// share a hash the later one stays. It is not safe for concurrent use.
 type memory struct {
-	entries  map[string]*localEntry
-	policy   cachepolicy.Policy[string]
-	adaptive *cachepolicy.Adaptive[string] // the same, if it adapts
+	entries  map[indexKey]*localEntry
+	policy   cachepolicy.Policy[indexKey]
+	adaptive *cachepolicy.Adaptive[indexKey] // the same, if it adapts
 
 	configured CacheConfig
 	choice     CacheChoice // that is followed
@@ -22,12 +24,13 @@ type memory struct {
 
 type localEntry struct {
 	Entry
+	key      string
 	revision uint64
 	again    bool // it is being written again, so as not to fall out of the bucket
 }
 
 func newMemory(cfg CacheConfig) *memory {
-	m := &memory{entries: map[string]*localEntry{}, configured: cfg}
+	m := &memory{entries: map[indexKey]*localEntry{}, configured: cfg}
 	m.follow(m.configuredChoice())
 	return m
 }
@@ -41,10 +44,10 @@ func (m *memory) follow(choice CacheChoice) {
 	before := m.policy
 	m.choice, m.adaptive = choice, nil
 	if choice.Strategy == Adaptive {
-		m.adaptive = cachepolicy.NewAdaptive[string](choice.LocalSize, cachepolicy.ParseMetrics(m.configured.Metrics))
+		m.adaptive = cachepolicy.NewAdaptive[indexKey](choice.LocalSize, cachepolicy.ParseMetrics(m.configured.Metrics))
 		m.policy = m.adaptive
 	} else {
-		m.policy = cachepolicy.New[string](choice.Strategy, choice.LocalSize, savedCost)
+		m.policy = cachepolicy.New[indexKey](choice.Strategy, choice.LocalSize, savedCost)
 	}
 	if before == nil {
 		return
@@ -73,10 +76,11 @@ func (m *memory) get(key string, hash indexKey) *localEntry {
 	if m.adaptive != nil {
 		m.adaptive.Lookup(uint64(hash))
 	}
-	e := m.entries[key]
-	if e != nil {
-		m.policy.Hit(key)
+	e := m.entries[hash]
+	if e == nil || e.key != key {
+		return nil
 	}
+	m.policy.Hit(hash)
 	return e
 }
 
@@ -85,15 +89,15 @@ func (m *memory) put(key string, hash indexKey, entry Entry, revision uint64) {
 	if m.adaptive != nil {
 		m.adaptive.Stored(uint64(hash), item(entry))
 	}
-	m.entries[key] = &localEntry{Entry: entry, revision: revision}
-	for _, gone := range m.policy.Add(key, item(entry)) {
+	m.entries[hash] = &localEntry{Entry: entry, key: key, revision: revision}
+	for _, gone := range m.policy.Add(hash, item(entry)) {
 		delete(m.entries, gone)
 	}
 }
 
-func (m *memory) remove(key string) {
-	if m.entries[key] != nil {
-		delete(m.entries, key)
-		m.policy.Remove(key)
+func (m *memory) remove(hash indexKey) {
+	if m.entries[hash] != nil {
+		delete(m.entries, hash)
+		m.policy.Remove(hash)
 	}
 }

@@ -63,7 +63,7 @@ func TestReplicasFollowWhatIsChosen(t *testing.T) {
 	require.NoError(t, store.Choose(t.Context(), &choice))
 	eventually(t, "both follow", func() bool { return one.Choice() == choice && two.Choice() == choice })
 	one.mu.Lock()
-	require.IsType(t, &cachepolicy.GDSF[string]{}, one.local.policy)
+	require.IsType(t, &cachepolicy.GDSF[indexKey]{}, one.local.policy)
 	require.LessOrEqual(t, one.local.policy.Bytes(), choice.LocalSize)
 	require.Len(t, one.local.entries, len(one.local.policy.Keys()))
 	require.NotEmpty(t, one.local.entries)
