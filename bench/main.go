@@ -30,6 +30,7 @@ var scenarios = map[string]func(ctx context.Context, out io.Writer, args []strin
 	"normalized": runNormalized,
 	"pipeline":   runPipeline,
 	"score":      withData("score", score.Run),
+	"stream":     runStream,
 	"select":     withData("select", selection.Run),
 	"tokens":     withData("tokens", runTokens),
 	"tune":       runTune,
