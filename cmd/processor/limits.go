@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -35,12 +36,28 @@ func (d *deps) openLimits(ctx context.Context, registry prometheus.Registerer) e
 		}
 		list = append(list, c)
 	}
+	warming, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var warm sync.WaitGroup
+	warm.Go(func() { d.models.warm(warming) })
+	d.closers = append(d.closers, func() { stop(); warm.Wait() })
 	d.limits = limit.New(list)
 	d.closers = append(d.closers, d.limits.Close)
 	if registry != nil {
 		registry.MustRegister(newLimitFigures(d.limits, d.cfg))
 	}
 	return nil
+}
+
+// timeouts gives how long requests may go from one model to the next: where an
+// attempt has a timeout of its own, that of its provider.
+func timeouts(cfg config.Config) func(provider string) time.Duration {
+	by := map[string]time.Duration{}
+	for _, p := range cfg.ProviderList() {
+		if p.AttemptTimeout > 0 && p.AttemptTimeout < p.Timeout {
+			by[p.Name] = p.Timeout
+		}
+	}
+	return func(provider string) time.Duration { return by[provider] }
 }
 
 // callTokens estimates what a call may use of what its provider allows in a

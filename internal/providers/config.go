@@ -22,7 +22,8 @@ type Config struct {
 
 	MaxConnections int           `yaml:"max_connections"` // 1 to 10000, default 100
 	IdleTimeout    time.Duration `yaml:"idle_timeout"`    // of a connection, default 30s
-	Timeout        time.Duration `yaml:"timeout"`         // of a whole call, from its start to the last byte, default 60s
+	Timeout        time.Duration `yaml:"timeout"`         // of a whole call, from its start to the last byte, default 60s; a request that failed goes to no fallback after it
+	AttemptTimeout time.Duration `yaml:"attempt_timeout"` // of one call, at most timeout, which is the default
 	MaxResponse    int           `yaml:"max_response"`    // bytes of an answer, default 900000; what is longer is cut off with an error
 
 	EmbeddingInputs int `yaml:"embedding_inputs"` // texts that a call for embeddings may have, those of many requests together; default 2048, for gemini 100; 1: every request is a call of its own
@@ -76,6 +77,9 @@ func (c Config) WithDefaults() Config {
 	if c.Timeout == 0 {
 		c.Timeout = DefaultTimeout
 	}
+	if c.AttemptTimeout == 0 {
+		c.AttemptTimeout = c.Timeout
+	}
 	if c.MaxResponse == 0 {
 		c.MaxResponse = DefaultMaxResponse
 	}
@@ -110,6 +114,8 @@ func (c Config) Validate() error {
 		return fmt.Errorf("idle_timeout: %v is negative; give a duration like 30s", c.IdleTimeout)
 	case c.Timeout < 0:
 		return fmt.Errorf("timeout: %v is negative; give a duration like 60s", c.Timeout)
+	case c.AttemptTimeout < 0 || c.AttemptTimeout > c.Timeout:
+		return fmt.Errorf("attempt_timeout: %v is not within 0 and timeout, which is %v", c.AttemptTimeout, c.Timeout)
 	case c.MaxResponse < 1000 || c.MaxResponse > 64<<20:
 		return fmt.Errorf("max_response: %d is not within 1000 and %d bytes", c.MaxResponse, 64<<20)
 	case c.EmbeddingInputs < 1 || c.EmbeddingInputs > DefaultEmbeddingInputs:

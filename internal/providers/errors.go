@@ -64,7 +64,7 @@ func (x *exchange) ended(out *schemas.CallError) bool {
 		out.Code, out.Retryable, out.Message = schemas.CodeDeadlineExceeded, false, "the request's deadline passed during the call"
 	case x.ctx.Err() != nil:
 		out.Code = schemas.CodeProviderUnavailable
-		out.Message = fmt.Sprintf("the provider did not answer within %v (timeout)", x.remote.cfg.Timeout)
+		out.Message = fmt.Sprintf("the provider did not answer within %v (timeout)", x.remote.cfg.AttemptTimeout)
 	default:
 		return false
 	}

@@ -160,7 +160,7 @@ func (x *exchange) send(method string, target *url.URL, body []byte, call *schem
 		return nil, x.failed(err)
 	}
 	// Waiting for a slot is not the provider's time.
-	x.ctx, x.cancel = context.WithTimeout(x.parent, x.remote.cfg.Timeout)
+	x.ctx, x.cancel = context.WithTimeout(x.parent, x.remote.cfg.AttemptTimeout)
 	response, err := x.roundTrip(x.request(method, target, body, call))
 	if err != nil {
 		defer x.end(nil)

@@ -48,6 +48,7 @@ type attempt struct {
 	downgrades int
 	again      bool // the request failed before
 
+	until time.Time // when the first call's timeout ends; zero is never
 	tried []schemas.Tried
 	spent schemas.Spent // on calls that failed
 }
@@ -243,6 +244,11 @@ func (a *attempt) run(ctx context.Context) (schemas.Answer, error) {
 	a.flight.turn.Sent(time.Now())
 	a.place.Begin()
 	begun := time.Now()
+	if a.until.IsZero() && a.deps.Timeout != nil {
+		if timeout := a.deps.Timeout(a.route.Provider); timeout > 0 {
+			a.until = begun.Add(timeout)
+		}
+	}
 	answer, err := a.Stage.call(ctx, a.r, a.route, a.call)
 	outcome := outcomeOf(ctx, answer, err)
 	outcome.Took = time.Since(begun)
@@ -312,7 +318,7 @@ func (a *attempt) failed(ctx context.Context, err error) (verdict stages.Verdict
 		return a.ended(ctx, err), true
 	case failure != nil && !failure.Retryable:
 		return a.end(stages.Fail(err)), true
-	case len(a.left) > 0:
+	case len(a.left) > 0 && (a.until.IsZero() || time.Now().Before(a.until)):
 		a.again = false // it is new to the next model
 		return stages.Verdict{}, false
 	case failure != nil && refusal(failure):

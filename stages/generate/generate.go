@@ -97,6 +97,9 @@ type Deps struct {
 	// Tokens estimates what a call may use, for what a provider allows in a
 	// minute. May be nil.
 	Tokens func(r *stages.Request, route Route) int
+	// Timeout is how long after its first call a request may go to fallbacks; 0
+	// is for ever. May be nil.
+	Timeout func(provider string) time.Duration
 	// Says gives what the provider has last said of its limits. May be nil.
 	Says func(route Route) (calls, tokens limit.Said, said bool)
 }

@@ -112,6 +112,28 @@ func TestFallbacksAreTakenInOrderAndShown(t *testing.T) {
 	require.InDelta(t, 9, r.CostUSD, 1e-9)
 }
 
+func TestNoFallbackBeginsAfterTheTimeout(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		slow := &caller{do: func(context.Context, schemas.Call) (schemas.Answer, error) {
+			time.Sleep(2 * time.Second) //nolint:forbidigo // the clock of a bubble
+			return schemas.Answer{}, &schemas.CallError{Status: 504, Retryable: true}
+		}}
+		route := func(model string) generate.Route { return generate.Route{Model: model, Provider: "p", Caller: slow} }
+		s := generate.New(1, generate.Deps{
+			Ledger: newLedger(), Cost: func(string, schemas.Usage) float64 { return 0 },
+			Timeout: func(string) time.Duration { return 3 * time.Second },
+			Router: func(*stages.Request) (generate.Route, error) {
+				first := route("a")
+				first.Fallback = []generate.Route{route("b"), route("c")}
+				return first, nil
+			},
+		})
+		r := newRequest("r")
+		require.Equal(t, stages.ActionRetry, run(t.Context(), s, r).of(r).Action)
+		require.Equal(t, 2, slow.calls)
+	})
+}
+
 func TestAllModelsFailing(t *testing.T) {
 	s, p, _ := limited(t, 4, nil)
 	for _, model := range []string{"a", "b", "c"} {
