@@ -115,10 +115,9 @@ func (s *Stage) wants(r *stages.Request) (want, error) {
 // wrong finds which member of the quality object cannot be read.
 func (s *Stage) wrong(asked jsontext.Value) error {
 	param, what := "processor.quality", "cannot be read"
-	schemas.Members(asked, func(quoted []byte, _, value schemas.Span) bool {
-		name, _ := schemas.Unquote(quoted)
+	schemas.Members(asked, func(name []byte, _, value schemas.Span) bool {
 		var err error
-		switch name {
+		switch string(name) {
 		case "metrics":
 			err, what = json.Unmarshal(value.Of(asked), &[]string{}), "is not a list of relevance, coherence, groundedness"
 		case "threshold":
@@ -132,7 +131,7 @@ func (s *Stage) wrong(asked jsontext.Value) error {
 			return false
 		}
 		if err != nil {
-			param = "processor.quality." + name
+			param = "processor.quality." + string(name)
 		}
 		return err == nil
 	})
