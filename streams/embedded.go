@@ -82,6 +82,11 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
+// EmbeddedMemory is what the server may need in the process that runs it, in
+// bytes: it keeps the blocks of files that it wrote or read, of 8 MB each, for
+// ten seconds. It was 180 MB in a flood of large messages.
+const EmbeddedMemory = 256 << 20
+
 func startServer(cfg EmbeddedConfig) (*server.Server, error) {
 	options := &server.Options{
 		ServerName: "processor", Host: cfg.Host, Port: freePort(cfg.Host, cfg.Port),

@@ -1,14 +1,23 @@
 package main
 
 import (
+	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/streams"
 )
 
 // openResources has the runners keep to what the process may use.
 func (d *deps) openResources() {
-	d.memory = d.cfg.Resources.WatchMemory(d.shed)
+	d.memory = d.cfg.Resources.WatchMemory(serverMemory(d.cfg), d.shed)
 	d.cfg.Cache.LocalSize = min(d.cfg.Cache.LocalSize, d.cfg.Resources.MaxMemory/4)
 	d.held = streams.NewMemory(d.cfg.Resources.Held())
+}
+
+// serverMemory is what an embedded server may need of the process's memory.
+func serverMemory(cfg config.Config) int64 {
+	if cfg.NATS.URL != "" {
+		return 0
+	}
+	return streams.EmbeddedMemory
 }
 
 // bounded gives a runner's configuration the bounds of the section resources:.

@@ -19,11 +19,12 @@ const gcPercent = 150
 // niceness is the priority as the system counts it; what is lower goes first.
 var niceness = map[string]int{Low: 10, Normal: 0, High: -5}
 
-// Apply sets what the process may use. What the system does not grant is a
+// Apply sets what the process may use: max_memory and, beside it, so many bytes
+// of others in the process, such as an embedded server. What the system does not grant is a
 // *schemas.ResourceOptimizationError; the rest holds then all the same.
-func (c Config) Apply() error {
+func (c Config) Apply(beside int64) error {
 	debug.SetGCPercent(gcPercent)
-	debug.SetMemoryLimit(int64(float64(c.MaxMemory) * c.GCThreshold))
+	debug.SetMemoryLimit(beside + int64(float64(c.MaxMemory)*c.GCThreshold))
 	if c.MaxThreads > 0 {
 		runtime.GOMAXPROCS(c.MaxThreads)
 	}

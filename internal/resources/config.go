@@ -21,7 +21,9 @@ var priorities = []string{Low, Normal, High}
 
 // Config is the section resources: of the configuration.
 type Config struct {
-	// MaxMemory is what the process may use. Default 4GB.
+	// MaxMemory is what the process may use. A server that runs in the process
+	// (nats.url is empty) has up to 256MB beside it, for blocks of the streams
+	// that it keeps in memory for ten seconds. Default 4GB.
 	MaxMemory units.Bytes `yaml:"max_memory"`
 	// GCThreshold is the share of max_memory past which the process pulls less
 	// and collects garbage harder, 0 to 1. Default 0.8.

@@ -24,12 +24,13 @@ type Memory struct {
 // shedEvery is how often a process that stays past the threshold sheds.
 const shedEvery = time.Second
 
-// WatchMemory watches the memory of the process. shed, which may be nil, is
+// WatchMemory watches the memory of the process, of which so many bytes may be
+// others'. shed, which may be nil, is
 // called when the threshold is passed, and again each second that it stays so;
 // it must not block.
-func (c Config) WatchMemory(shed func()) *Memory {
+func (c Config) WatchMemory(beside int64, shed func()) *Memory {
 	return &Memory{
-		threshold: uint64(float64(c.MaxMemory) * c.GCThreshold), shed: paced(shed),
+		threshold: uint64(beside) + uint64(float64(c.MaxMemory)*c.GCThreshold), shed: paced(shed),
 		samples: []metrics.Sample{{Name: "/memory/classes/total:bytes"}, {Name: "/memory/classes/heap/released:bytes"}, {Name: "/memory/classes/heap/free:bytes"}},
 	}
 }

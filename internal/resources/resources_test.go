@@ -22,7 +22,7 @@ func TestWhatIsConfiguredHolds(t *testing.T) {
 	t.Cleanup(func() { debug.SetMemoryLimit(limit); runtime.GOMAXPROCS(threads); debug.SetGCPercent(percent) })
 	c := DefaultConfig()
 	c.MaxMemory, c.GCThreshold, c.MaxThreads = units.GB, 0.5, 1
-	require.NoError(t, c.Apply())
+	require.NoError(t, c.Apply(0))
 	require.EqualValues(t, units.GB/2, debug.SetMemoryLimit(-1))
 	require.Equal(t, 1, runtime.GOMAXPROCS(0))
 }
@@ -40,7 +40,7 @@ func TestEveryThreadGetsThePriority(t *testing.T) {
 	before := nice(0)
 	c := DefaultConfig()
 	c.Priority = Low
-	require.NoError(t, c.Apply())
+	require.NoError(t, c.Apply(0))
 	for _, task := range tasks {
 		id, err := strconv.Atoi(task.Name())
 		require.NoError(t, err)
@@ -49,19 +49,19 @@ func TestEveryThreadGetsThePriority(t *testing.T) {
 	if err := renice(before); err != nil { // taking it back needs a right: High is refused without
 		c.Priority = High
 		var refused schemas.ResourceOptimizationError
-		require.True(t, errors.As(c.Apply(), &refused))
+		require.True(t, errors.As(c.Apply(0), &refused))
 	}
 }
 
 func TestMemoryIsTightPastTheThreshold(t *testing.T) {
 	sheds := 0
 	c := DefaultConfig()
-	m := c.WatchMemory(func() { sheds++ })
+	m := c.WatchMemory(0, func() { sheds++ })
 	require.False(t, m.Tight())
 	require.Zero(t, sheds)
 
 	c.MaxMemory, c.GCThreshold = 64*units.MB, 0.5
-	m = c.WatchMemory(func() { sheds++ })
+	m = c.WatchMemory(0, func() { sheds++ })
 	held := make([]byte, 48<<20)
 	for i := range held {
 		held[i] = 1
