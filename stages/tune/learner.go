@@ -260,8 +260,8 @@ func (l *Learner) exceeds(arm, than int, margin float64) float64 {
 		}
 		return 0
 	}
-	error := spread * math.Sqrt(1/l.Arms[arm].N+1/l.Arms[than].N)
-	return below((l.Arms[arm].mean() - l.Arms[than].mean() - margin) / error)
+	deviation := spread * math.Sqrt(1/l.Arms[arm].N+1/l.Arms[than].N)
+	return below((l.Arms[arm].mean() - l.Arms[than].mean() - margin) / deviation)
 }
 
 // below is the normal distribution function.
@@ -334,8 +334,8 @@ func (l *Learner) watch() {
 		return
 	}
 	spread := l.spread()
-	error := spread * math.Sqrt(1/l.Recent.N+1/l.Reference.N)
-	if math.Abs(l.Recent.mean()-l.Reference.mean()) > driftZ*error {
+	deviation := spread * math.Sqrt(1/l.Recent.N+1/l.Reference.N)
+	if math.Abs(l.Recent.mean()-l.Reference.mean()) > driftZ*deviation {
 		*l = Learner{Epoch: l.Epoch + 1, Arms: make([]Moments, len(l.Arms)), Delta: l.Delta}
 		return
 	}
