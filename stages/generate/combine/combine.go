@@ -9,7 +9,6 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
-	"net/http"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -280,7 +279,7 @@ func refused(err error) bool {
 		return false
 	}
 	switch e.Status {
-	case http.StatusBadRequest, http.StatusRequestEntityTooLarge, http.StatusUnprocessableEntity:
+	case 400, 413, 422: // bad request, too large, unprocessable
 		return true
 	}
 	return false
@@ -327,7 +326,7 @@ func (c *Combiner) share(g *group, parts []*part, answer schemas.Answer) {
 	for i, p := range parts {
 		if c.limits.Answer > 0 && len(answers[i].Body) > c.limits.Answer {
 			c.deliver(p, result{err: &schemas.CallError{
-				Status: http.StatusOK, Code: schemas.CodeProviderError, Usage: answers[i].Usage,
+				Status: 200, Code: schemas.CodeProviderError, Usage: answers[i].Usage,
 				Message: fmt.Sprintf("the provider's answer is larger than %d bytes (max_response)", c.limits.Answer),
 			}})
 			continue
