@@ -105,6 +105,7 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	if err := d.openLimits(ctx, registry); err != nil {
 		return nil, err
 	}
+	d.models.selector.open = d.limits.Open
 	d.generate = generate.New(cfg.Pipeline.Workers[stages.Generate], generate.Deps{
 		Ledger: d.ledger, Router: d.route, Cost: d.models.cost,
 		Budget: d.budgets, Answered: d.remember, Flights: flights{d.leases, d.cache}, Deltas: d.deltas.Begin, Prefixes: d.prefixes(),

@@ -240,6 +240,57 @@ func TestOneReplicaLearnsAnotherUsesItWithinASecond(t *testing.T) {
 	require.Less(t, time.Since(begun), time.Second)
 }
 
+func TestAModelWhoseBreakerIsOpenIsLeftOutWhileThereIsAnother(t *testing.T) {
+	upstream, models := threeTiers()
+	p := newTestPipeline(t, fakellm.Config{Respond: upstream.respond}, func(c *config.Config) { c.Models = models })
+	require.NoError(t, provision(t.Context(), p.cfg, p.nc))
+	d, err := newDeps(t.Context(), p.cfg, p.nc, nil)
+	require.NoError(t, err)
+	defer d.close()
+	s := d.models.selector
+	open := map[string]bool{"large": true}
+	s.open = func(_, model string) bool { return open[model] }
+	r := requestOf(t, auto("hi", ""))
+	name, _, _, err := s.choose(r, []string{"large", "middle"})
+	require.NoError(t, err)
+	require.Equal(t, "middle", name)
+	open["middle"] = true
+	name, _, _, err = s.choose(r, []string{"large", "middle"})
+	require.NoError(t, err)
+	require.Equal(t, "large", name, "all are open: generate waits, as for one that was named")
+}
+
+func TestWhereARequestEscalates(t *testing.T) {
+	upstream, models := threeTiers()
+	models[1].Fallback = []string{"small"}
+	models = append(models, generate.Model{Name: "twin-a", Provider: "fake", Group: "twins", Quality: 0.5}, generate.Model{Name: "twin-b", Provider: "fake", Group: "twins", Quality: 0.6})
+	p := newTestPipeline(t, fakellm.Config{Respond: upstream.respond}, func(c *config.Config) { c.Models = models })
+	require.NoError(t, provision(t.Context(), p.cfg, p.nc))
+	d, err := newDeps(t.Context(), p.cfg, p.nc, nil)
+	require.NoError(t, err)
+	defer d.close()
+	for _, c := range []struct {
+		asked string
+		tried []string
+		want  string
+	}{
+		{"auto", []string{"small"}, "large"},
+		{"auto", []string{"small", "large"}, "large"},
+		{"twins", []string{"twin-a"}, "twin-b"},
+		{"twins", []string{"twin-b"}, "twin-b"},
+		{"twin-a", []string{"twin-a"}, "twin-b"},
+		{"middle", []string{"middle"}, "middle"}, // its fallback is worse
+		{"small", []string{"small"}, "small"},    // it has neither group nor fallback
+		{"elsewhere", []string{"elsewhere"}, "elsewhere"},
+	} {
+		r := requestOf(t, strings.Replace(auto("hi", ""), "auto", c.asked, 1))
+		r.Tried = c.tried
+		route, err := d.models.route(r)
+		require.NoError(t, err)
+		require.Equal(t, c.want, route.Model, "%s after %v", c.asked, c.tried)
+	}
+}
+
 // At the quality of the best model alone, choosing costs at least 40% less.
 func TestChoosingCostsLessAtTheSameQuality(t *testing.T) {
 	if os.Getenv("PROCESSOR_SLOW") == "" {

@@ -148,7 +148,8 @@ func (l *Limiter) Typical(provider, name string) time.Duration {
 	return 0
 }
 
-// Open tells whether a model is not called for the time being.
+// Open tells whether a model is not called for the time being. One that may be
+// tried again is.
 func (l *Limiter) Open(provider, name string) bool {
 	u := l.upstreams[provider]
 	if u == nil {
@@ -157,7 +158,11 @@ func (l *Limiter) Open(provider, name string) bool {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	m := u.models[name]
-	return m != nil && m.breaker.state != Closed
+	if m == nil {
+		return false
+	}
+	may, _ := m.breaker.may(time.Now())
+	return !may
 }
 
 const (
