@@ -4,6 +4,7 @@ import (
 	"context"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -108,15 +109,18 @@ func TestALimitThatChangesIsFollowed(t *testing.T) {
 		u := &upstreamModel{limit: 80, latency: 200 * time.Millisecond}
 		ctx, cancel := context.WithTimeout(t.Context(), 4*time.Minute)
 		defer cancel()
-		bound := func() int { return l.Figures()[0].Limit }
+		var low, high atomic.Int64
+		note := func(to *atomic.Int64) func() { return func() { to.Store(int64(l.Figures()[0].Limit)) } }
 		change := func(after time.Duration, limit int) {
 			time.AfterFunc(after, func() { u.mu.Lock(); u.limit = limit; u.mu.Unlock() })
 		}
 		change(30*time.Second, 8)
-		time.AfterFunc(40*time.Second, func() { require.LessOrEqual(t, bound(), 9) })
+		time.AfterFunc(40*time.Second, note(&low))
 		change(60*time.Second, 60)
-		time.AfterFunc(3*time.Minute, func() { require.GreaterOrEqual(t, bound(), 50) })
+		time.AfterFunc(3*time.Minute, note(&high))
 		load(ctx, l, u, 150)
+		require.LessOrEqual(t, low.Load(), int64(9))
+		require.GreaterOrEqual(t, high.Load(), int64(50))
 	})
 }
 
@@ -128,12 +132,13 @@ func TestFewerCallsWhereTheyGetSlower(t *testing.T) {
 		time.AfterFunc(20*time.Second, func() { u.mu.Lock(); u.slowedAbove = 10; u.mu.Unlock() })
 		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
 		defer cancel()
-		lowest := 100
+		var lowest atomic.Int64
+		lowest.Store(100)
 		for at := 21 * time.Second; at < time.Minute; at += time.Second {
-			time.AfterFunc(at, func() { lowest = min(lowest, l.Figures()[0].Limit) })
+			time.AfterFunc(at, func() { lowest.Store(min(lowest.Load(), int64(l.Figures()[0].Limit))) })
 		}
 		load(ctx, l, u, 150)
-		require.Less(t, lowest, 50, "calls took ten times as long")
+		require.Less(t, lowest.Load(), int64(50), "calls took ten times as long")
 	})
 }
 
