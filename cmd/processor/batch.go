@@ -73,7 +73,7 @@ func (c *batchCmd) work(a *app, cfg config.Config, nc *nats.Conn, input io.Reade
 	}
 	job := &batchJob{
 		client: client, out: out, errs: errs, fresh: c.Fresh, tally: &tally{begin: time.Now()},
-		custom: map[string]string{}, maxLine: int(nc.MaxPayload()) + 64<<10,
+		custom: map[string]string{}, maxLine: int(nc.MaxPayload()) + 64<<10, buffer: int(cfg.Resources.BufferSize),
 	}
 	exchange, err := client.Exchange(a.ctx, c.Window)
 	if err != nil {

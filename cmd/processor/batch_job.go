@@ -37,6 +37,7 @@ type batchJob struct {
 	fresh    bool
 	salt     string
 	maxLine  int
+	buffer   int // for reading the file, in bytes
 	exchange *streams.Exchange
 	seen     map[[16]byte]struct{}
 
@@ -133,7 +134,7 @@ func (j *batchJob) fail(customID string, number int, err error) error {
 
 // feed reads the input to its end and sends what is not answered yet.
 func (j *batchJob) feed(ctx context.Context, input io.Reader) error {
-	reader := bufio.NewReaderSize(input, 256<<10)
+	reader := bufio.NewReaderSize(input, j.buffer)
 	var ahead []request
 	size := 0
 	for number := 1; ; number++ {

@@ -33,6 +33,11 @@ type Config struct {
 	TokensPerMinute   int `yaml:"tokens_per_minute"`   // 0: no limit
 
 	Simulated Simulated `yaml:"simulated"` // for kind simulated
+
+	// BufferSize is what a connection's buffer for what is sent takes, in bytes;
+	// that for what comes is half of it. It is no key of its own: it follows
+	// resources.buffer_size. Default 16 KB, into which a usual request fits.
+	BufferSize int `yaml:"-"`
 }
 
 // Simulated sets how the simulated provider behaves.
@@ -49,6 +54,7 @@ const (
 	DefaultIdleTimeout    = 30 * time.Second
 	DefaultTimeout        = 60 * time.Second
 	DefaultMaxResponse    = 900_000
+	DefaultBufferSize     = 16 << 10
 
 	// What OpenAI and Google say of their embeddings APIs, 2026-11: the texts of a
 	// call, and OpenAI's tokens of a call.

@@ -1,6 +1,7 @@
 package providers
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"net"
@@ -61,8 +62,8 @@ func newPool(cfg Config, overTLS bool) *pool {
 		// would cost more than it saves.
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: 64 << 10,
-		WriteBufferSize:        16 << 10, // a usual request leaves in one write
-		ReadBufferSize:         8 << 10,
+		WriteBufferSize:        cmp.Or(cfg.BufferSize, DefaultBufferSize),
+		ReadBufferSize:         cmp.Or(cfg.BufferSize, DefaultBufferSize) / 2,
 		// Finds connections that died without a word.
 		HTTP2: &http.HTTP2Config{SendPingTimeout: 15 * time.Second, PingTimeout: 10 * time.Second},
 	}

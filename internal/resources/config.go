@@ -63,3 +63,9 @@ func (c Config) Validate() error {
 	}
 	return nil
 }
+
+// ConnectionBuffer is what a connection's buffer takes: a 64th of buffer_size,
+// from 4 to 64 KB, since there are many of them.
+func (c Config) ConnectionBuffer() int {
+	return int(min(max(c.BufferSize/64, 4*units.KB), 64*units.KB))
+}
