@@ -7,6 +7,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strconv"
 	"strings"
 
 	"github.com/adpa/processor/schemas"
@@ -143,13 +144,13 @@ func (f tuneFlags) play(seed uint64, share float64) (result tuneResult) {
 			result.regret += 0.7 + f.ahead - expected
 			result.requests++
 			tuner.Observe(r, r.Body, score)
-			if l := store[fmt.Sprint(i)]; l.Frozen && until[i] < 0 {
+			if l := store[strconv.Itoa(i)]; l.Frozen && until[i] < 0 {
 				until[i] = n + 1
 			}
 		}
 	}
 	for i := range optima {
-		l := store[fmt.Sprint(i)]
+		l := store[strconv.Itoa(i)]
 		switch {
 		case !l.Frozen:
 			result.open++

@@ -281,7 +281,7 @@ func salvage(o *outcome, stage string) {
 	if request.Best == nil || request.GivenUp() || stage == stages.Score {
 		return
 	}
-	why := ""
+	var why string
 	switch v := o.verdict; v.Action {
 	case stages.ActionFail, stages.ActionReject:
 		if why = string(schemas.AsError(v.Err).Code); why == string(schemas.CodeCancelled) {

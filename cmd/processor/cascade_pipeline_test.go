@@ -143,7 +143,9 @@ func TestTheBestAnswerGoesOutWhereNoOtherCanBeHad(t *testing.T) {
 			b := budget.Defaults()
 			b.Tenant, b.DailyLimit = "acme", 150
 			c.Budgets = []budget.Config{b}
-		}, nil, func(o string) string { return strings.Replace(asking("budget", o), `{"model"`, `{"max_completion_tokens":100,"model"`, 1) }, "insufficient_quota"},
+		}, nil, func(o string) string {
+			return strings.Replace(asking("budget", o), `{"model"`, `{"max_completion_tokens":100,"model"`, 1)
+		}, "insufficient_quota"},
 		"refused": {nil, &fakellm.Step{Status: 400}, func(o string) string { return asking("refused", o) }, "invalid_field"},
 		"deadline": {nil, &fakellm.Step{Hang: true}, func(string) string {
 			return asking("deadline", fmt.Sprintf(`{"deadline":%q}`, time.Now().Add(1500*time.Millisecond).UTC().Format(time.RFC3339Nano)))

@@ -81,7 +81,7 @@ func (f *feedback) handle(ctx context.Context, t *streams.Told, response streams
 	var about told
 	if len(response.Body) == 0 || json.Unmarshal(response.Body, &about) != nil || about.About.Selected.Model == "" {
 		f.result.WithLabelValues("unknown").Inc()
-		return nil
+		return nil //nolint:nilerr // feedback on what is no answer is done with
 	}
 	if t.Value < badBelow {
 		if err := f.d.forgetWrong(ctx, t.Tenant, response); err != nil {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"errors"
+	"slices"
 	"time"
 
 	"github.com/adpa/processor/internal/config"
@@ -42,7 +43,7 @@ func budgetsWithJudge(cfg config.Config) []budget.Config {
 	}
 	own := budget.Defaults()
 	own.Tenant, own.DailyLimit = judgeTenant, cfg.Score.JudgeLimit
-	return append(cfg.Budgets[:len(cfg.Budgets):len(cfg.Budgets)], own)
+	return append(slices.Clip(cfg.Budgets), own)
 }
 
 // errJudgeBudget is a verdict that the judge's budget does not allow now.
