@@ -173,9 +173,9 @@ func TestUnknownModelsAreOnlyExplored(t *testing.T) {
 func TestTheCheapestThatIsGoodEnough(t *testing.T) {
 	s := newSimulated(13, threeModels, Ask{Route: "r", Weights: Weights{Quality: 1}, Explore: 0.3})
 	s.run(3000, 0.95, 0.88, 0.70)
-	choose := func(min, most float64) Choice {
+	choose := func(least, most float64) Choice {
 		ask := s.ask
-		ask.MinQuality, ask.MaxCostUSD, ask.Explore, ask.Dice = min, most, 0, 0.5
+		ask.MinQuality, ask.MaxCostUSD, ask.Explore, ask.Dice = least, most, 0, 0.5
 		return Choose(&s.book, &ask, threeModels)
 	}
 	require.Equal(t, 0, choose(0.90, 0).Index)
