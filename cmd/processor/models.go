@@ -30,6 +30,7 @@ func newModels(cfg config.Config, figures *metrics, counter *tokens.Counter) (*m
 		providers: map[string]providers.Provider{}, callers: map[string]generate.Caller{},
 	}
 	for _, c := range cfg.ProviderList() {
+		c.BufferSize = cfg.Resources.ConnectionBuffer()
 		p, err := providers.New(c)
 		if err != nil {
 			m.close()
