@@ -29,6 +29,7 @@ var scenarios = map[string]func(ctx context.Context, out io.Writer, args []strin
 	"generate":   runGenerate,
 	"normalized": runNormalized,
 	"pipeline":   runPipeline,
+	"replay":     runReplay,
 	"score":      withData("score", score.Run),
 	"stream":     runStream,
 	"select":     withData("select", selection.Run),

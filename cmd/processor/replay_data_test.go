@@ -176,13 +176,13 @@ var sourceDir, _ = os.Getwd()
 // that is asked for. Prices are those of the vendors' lists.
 func (x *traffic) twoModels(name, chosen string) string {
 	x.t.Helper()
-	text := fmt.Sprintf("providers: [{name: recorded, kind: openai, base_url: %q, api_key: k}]\ncompress: {enabled: false}\nmodels:\n", x.upstream.URL+"/v1")
+	text := fmt.Sprintf("providers: [{name: fake, kind: openai, base_url: %q, api_key: k}]\ncompress: {enabled: false}\nmodels:\n", x.upstream.URL+"/v1")
 	for model, price := range map[string]string{strongModel: "{input: 10, output: 30}", weakModel: "{input: 0.6, output: 0.6}"} {
 		group := ""
 		if model == chosen {
 			group = ", group: chosen"
 		}
-		text += fmt.Sprintf("  - {name: %q, provider: recorded%s, price: %s}\n", model, group, price)
+		text += fmt.Sprintf("  - {name: %q, provider: fake%s, price: %s}\n", model, group, price)
 	}
 	path := filepath.Join(x.dir, name)
 	require.NoError(x.t, os.WriteFile(path, []byte(text), 0o600))

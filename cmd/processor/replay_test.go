@@ -163,7 +163,7 @@ func (x *traffic) quiet() map[string]string {
 	last := x.contents()
 	require.Eventually(x.t, func() bool {
 		now := x.contents()
-		same := reflect.DeepEqual(last, now)
+		same := reflect.DeepEqual(last, now) && strings.HasPrefix(now["LLM_REQUESTS"], "0 ")
 		last = now
 		return same
 	}, 30*time.Second, 1500*time.Millisecond)

@@ -1,0 +1,117 @@
+package main
+
+import (
+	"context"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"time"
+
+	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/adpa/processor/internal/proc"
+)
+
+// runReplay measures replays against the live pipeline on the same machine in
+// the same run: how fast one is whose answers are all recorded, and what one at
+// low priority leaves to the pipeline beside it.
+func runReplay(ctx context.Context, out io.Writer, args []string) error {
+	flags := flag.NewFlagSet("replay", flag.ContinueOnError)
+	b := pipelineBench{out: out}
+	flags.IntVar(&b.requests, "requests", 20_000, "requests a measurement")
+	turns := flags.Int("turns", 3, "turns; figures are medians")
+	if err := flags.Parse(args); err != nil {
+		return err
+	}
+	var err error
+	if b.dir, err = os.MkdirTemp("", "bench-replay-"); err != nil {
+		return err
+	}
+	defer os.RemoveAll(b.dir)
+	if b.program, err = proc.Build(ctx, b.dir); err != nil {
+		return err
+	}
+	var live, replayed, full, beside []float64
+	for range *turns {
+		r, err := b.replayTurn(ctx)
+		if err != nil {
+			return err
+		}
+		live, replayed = append(live, r.live), append(replayed, r.replay)
+		full, beside = append(full, r.replay/r.live), append(beside, r.beside/r.alone)
+		fmt.Fprintf(out, "turn: live %.0f/s, replay %.0f/s (%.2f); live alone %.0f/s, beside a replay %.0f/s (%.2f)\n",
+			r.live, r.replay, r.replay/r.live, r.alone, r.beside, r.beside/r.alone)
+	}
+	fmt.Fprintf(out, "\n| | median |\n| --- | --- |\n| live pipeline, five groups, HTTP upstream, requests/s | %.0f |\n| replay at max with a full cassette, requests/s | %.0f |\n| replay of the live rate | %.2f |\n| live rate beside a replay at low priority, of the rate alone | %.2f |\n",
+		median(live), median(replayed), median(full), median(beside))
+	return nil
+}
+
+type replayRates struct{ live, replay, alone, beside float64 }
+
+func (b *pipelineBench) replayTurn(ctx context.Context) (r replayRates, err error) {
+	sc := scenario{"replay", true, fiveGroups, true, ""}
+	s, err := b.start(ctx, sc, 0, nil)
+	if err != nil {
+		return r, err
+	}
+	defer s.close()
+	batch := 0
+	measure := func() (float64, error) {
+		begin := time.Now()
+		if err := s.publishFrom(batch*b.requests, b.requests); err != nil {
+			return 0, err
+		}
+		batch++
+		if err := s.awaitResponses(ctx, batch*b.requests); err != nil {
+			return 0, fmt.Errorf("%w\n%s", err, s.log.String())
+		}
+		return float64(b.requests) / time.Since(begin).Seconds(), nil
+	}
+	if r.live, err = measure(); err != nil {
+		return r, err
+	}
+	begin := time.Now()
+	if err := b.replayOnce(ctx, "full").Run(); err != nil {
+		return r, fmt.Errorf("replaying: %w", err)
+	}
+	r.replay = float64(b.requests) / time.Since(begin).Seconds()
+	if r.alone, err = measure(); err != nil {
+		return r, err
+	}
+	low := b.replayOnce(ctx, "low", "--priority", "low")
+	if err := low.Start(); err != nil {
+		return r, err
+	}
+	defer func() { _ = low.Process.Kill(); _ = low.Wait() }()
+	r.beside, err = measure()
+	return r, err
+}
+
+// replayOnce makes the command that replays everything with the same configuration.
+func (b *pipelineBench) replayOnce(ctx context.Context, state string, more ...string) *exec.Cmd {
+	configuration := filepath.Join(b.dir, "processor.yaml")
+	dir := filepath.Join(b.dir, "state-"+state)
+	_ = os.RemoveAll(dir)
+	args := append([]string{"replay", "--config", configuration, "--candidate", configuration, "--cassette", "--state", dir}, more...)
+	cmd := exec.CommandContext(ctx, b.program, args...)
+	cmd.Stderr = os.Stderr
+	return cmd
+}
+
+// publishFrom publishes requests with the prompts from a number on.
+func (s *setting) publishFrom(first, requests int) error {
+	for i := range requests {
+		m := nats.NewMsg("llm.requests.bench")
+		m.Data = prompt(first + i)
+		if _, err := s.js.PublishMsgAsync(m, jetstream.WithStallWait(10*time.Second)); err != nil {
+			return err
+		}
+	}
+	<-s.js.PublishAsyncComplete()
+	return nil
+}
