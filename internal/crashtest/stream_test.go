@@ -24,6 +24,10 @@ func stuckUpstream(t *testing.T) *httptest.Server {
 	calls := make(chan int, 1)
 	calls <- 0
 	s := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if r.Method != http.MethodPost { // a look at whether the provider is there
+			fmt.Fprint(w, `{"object":"list","data":[]}`)
+			return
+		}
 		call := <-calls + 1
 		calls <- call
 		w.Header().Set("Content-Type", "text/event-stream")
