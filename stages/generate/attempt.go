@@ -5,7 +5,6 @@ import (
 	"crypto/rand"
 	"errors"
 	"maps"
-	"net/http"
 	"time"
 
 	mathrand "math/rand/v2"
@@ -278,7 +277,7 @@ func outcomeOf(ctx context.Context, answer schemas.Answer, err error) limit.Outc
 		o.Kind, o.RetryAfter = limit.Declined, 0
 	case refusal(failure):
 		o.Kind = limit.Refused
-	case failure.Status == http.StatusGatewayTimeout || failure.Status == http.StatusRequestTimeout,
+	case failure.Status == 504 || failure.Status == 408,
 		failure.Status == 0 && errors.Is(err, context.DeadlineExceeded):
 		o.Kind = limit.Stalled
 	}
@@ -289,7 +288,7 @@ func outcomeOf(ctx context.Context, answer schemas.Answer, err error) limit.Outc
 const statusOverloaded = 529
 
 func refusal(failure *schemas.CallError) bool {
-	return failure.Status == http.StatusTooManyRequests || failure.Status == statusOverloaded
+	return failure.Status == 429 || failure.Status == statusOverloaded
 }
 
 // answered records the answer and goes on with it.
