@@ -35,6 +35,7 @@ type Embedded struct {
 	server *server.Server
 	lock   *os.File
 	dir    string
+	secret string // of a private one
 }
 
 // ErrDirInUse is a data directory that another process serves.

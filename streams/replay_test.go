@@ -92,15 +92,17 @@ func TestTheArchiveIsReadByTimeAndTenantWithoutATrace(t *testing.T) {
 	require.Error(t, a.Each(ctx, time.Time{}, time.Time{}, "", func(streams.Archived) error { return nil }))
 }
 
-func TestAPrivateServerListensNowhereAndKeepsItsData(t *testing.T) {
+func TestAPrivateServerIsNobodyElsesAndKeepsItsData(t *testing.T) {
 	dir := t.TempDir()
 	for i := range 2 {
 		s, err := streams.StartPrivate(dir)
 		require.NoError(t, err)
 		_, err = streams.StartPrivate(dir)
 		require.ErrorIs(t, err, streams.ErrDirInUse)
-		nc, err := s.ConnectInProcess()
+		nc, err := s.ConnectPrivate()
 		require.NoError(t, err)
+		_, err = nats.Connect(s.URL())
+		require.ErrorIs(t, err, nats.ErrAuthorization)
 		js, err := jetstream.New(nc)
 		require.NoError(t, err)
 		_, err = js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})

@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -207,7 +209,7 @@ func (j *replayJob) openPrivate() (err error) {
 	if j.private, err = streams.StartPrivate(dir); err != nil {
 		return err
 	}
-	j.own, err = j.private.ConnectInProcess(nats.Name("replay"))
+	j.own, err = j.private.ConnectPrivate(nats.Name("replay"))
 	return err
 }
 
@@ -307,10 +309,13 @@ func (j *replayJob) side(ctx context.Context, name string, cfg config.Config, on
 		cfg.Resources.MaxThreads = max(1, runtime.NumCPU()/2)
 	}
 	cfg.Resources.Priority = "normal" // is what --priority says
-	if dry {
-		for i := range cfg.Providers { // nobody is called
+	if dry {                          // nobody is called: no limit of a provider holds anything up
+		cfg.Providers = slices.Clone(cfg.Providers)
+		for i := range cfg.Providers {
 			cfg.Providers[i].RequestsPerMinute, cfg.Providers[i].TokensPerMinute = 0, 0
 		}
+		cfg.Pipeline.Workers = maps.Clone(cfg.Pipeline.Workers)
+		cfg.Pipeline.Workers[stages.Generate] = j.window() / 2
 	}
 	if err := provision(ctx, cfg, j.own); err != nil {
 		return err
