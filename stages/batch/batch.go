@@ -221,5 +221,9 @@ func key(r *stages.Request) string {
 		}
 		return true
 	})
-	return r.Tenant + "/" + string(r.Class) + "/" + string(r.Kind) + "/" + r.Model + "/" + strconv.FormatUint(h.Sum64(), 36)
+	beyond := ""
+	if r.Beyond { // goes beside the tenant's shard
+		beyond = "/beyond"
+	}
+	return r.Tenant + beyond + "/" + string(r.Class) + "/" + string(r.Kind) + "/" + r.Model + "/" + strconv.FormatUint(h.Sum64(), 36)
 }

@@ -263,3 +263,11 @@ func TestGroupsAreBounded(t *testing.T) {
 		require.Len(t, s.batches, maxGroups+10)
 	})
 }
+
+func TestWhatGoesBesideTheShardIsApart(t *testing.T) {
+	s := newSent(10, time.Second, 1<<20)
+	within, beyond := newRequest("acme", "within", `{}`), newRequest("acme", "beyond", `{}`)
+	beyond.Beyond = true
+	s.run(t, within, beyond)
+	require.ElementsMatch(t, [][]string{{"within"}, {"beyond"}}, s.batches)
+}
