@@ -45,6 +45,7 @@ type outcome struct {
 	messages []*nats.Msg              // what it has published, once that is known
 	futures  []jetstream.PubAckFuture // of the messages, once published
 	tries    int                      // publishes that failed so far
+	size     int                      // of the requests, about, where they share a message
 }
 
 // publish carries out verdicts until ctx ends: it publishes what they ask for,
@@ -97,7 +98,7 @@ func (r *Runner) gather(first outcome) []outcome {
 
 func (r *Runner) publishAll(ctx context.Context, list []outcome, awaiting chan<- outcome) {
 	stored := r.storedResponses(ctx, list)
-	for _, o := range list {
+	for _, o := range r.together(list) {
 		switch {
 		case o.tries > 0: // the same messages again
 		case replies(o.verdict) && stored[r.responseSubject(o.item)]:
@@ -372,6 +373,9 @@ func (r *Runner) putAside(o *outcome) []*nats.Msg {
 func (r *Runner) handoff(o *outcome, stage string) []*nats.Msg {
 	request := &o.item.request
 	request.NotBefore, request.Failures = 0, 0
+	for _, other := range o.verdict.With {
+		other.NotBefore, other.Failures = 0, 0
+	}
 	return r.handoffTo(o, r.names.handoffOf(stage, &request.State), stage)
 }
 

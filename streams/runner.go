@@ -236,6 +236,9 @@ func (r *Runner) decide(request *stages.Request, verdict stages.Verdict) {
 	if r.steps[it.step].Name == stages.Batch {
 		r.cfg.Metrics.Together(1 + len(verdict.With))
 	}
+	for _, other := range verdict.With {
+		r.stamp(other.Ticket.(*item), verdict)
+	}
 	next, inside := r.nextStep(it.step, verdict)
 	if !inside {
 		r.decided <- outcome{item: it, verdict: verdict}
@@ -243,9 +246,7 @@ func (r *Runner) decide(request *stages.Request, verdict stages.Verdict) {
 	}
 	r.enter(next, it)
 	for _, other := range verdict.With {
-		also := other.Ticket.(*item)
-		r.stamp(also, verdict)
-		r.enter(next, also)
+		r.enter(next, other.Ticket.(*item))
 	}
 }
 
