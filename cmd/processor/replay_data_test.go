@@ -177,8 +177,8 @@ var sourceDir, _ = os.Getwd()
 func (x *traffic) twoModels(name, chosen string) string {
 	x.t.Helper()
 	text := fmt.Sprintf("providers: [{name: fake, kind: openai, base_url: %q, api_key: k}]\ncompress: {enabled: false}\nmodels:\n", x.upstream.URL+"/v1")
-	for model, price := range map[string]string{strongModel: "{input: 10, output: 30}", weakModel: "{input: 0.6, output: 0.6}"} {
-		group := ""
+	for _, m := range [][2]string{{strongModel, "{input: 10, output: 30}"}, {weakModel, "{input: 0.6, output: 0.6}"}} {
+		model, price, group := m[0], m[1], ""
 		if model == chosen {
 			group = ", group: chosen"
 		}

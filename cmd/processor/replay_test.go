@@ -7,10 +7,12 @@ import (
 	"encoding/json"
 	"fmt"
 	"hash/fnv"
+	"maps"
 	"math/rand/v2"
 	"os"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -99,7 +101,7 @@ func question(model, text string) string {
 func (x *traffic) config(name, group string) string {
 	x.t.Helper()
 	text := fmt.Sprintf("providers: [{name: fake, kind: openai, base_url: %q, api_key: k}]\nmodels:\n", x.upstream.URL+"/v1")
-	for model := range skill {
+	for _, model := range slices.Sorted(maps.Keys(skill)) { // the same text each time: the same replay
 		in := ""
 		if model == group {
 			in = ", group: chosen"
