@@ -103,9 +103,9 @@ func (c *replayRunCmd) check() error {
 	if err := c.replaySelection.check(time.Now()); err != nil {
 		return err
 	}
-	switch {
-	case c.Speed == "max":
-	case c.Speed == "original":
+	switch c.Speed {
+	case "max":
+	case "original":
 		c.factor = 1
 	default:
 		factor, err := strconv.ParseFloat(strings.TrimSuffix(c.Speed, "x"), 64)

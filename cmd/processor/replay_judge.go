@@ -117,7 +117,7 @@ func (j *replayJob) preferencesTo(given map[int]float64) (asked map[int]bool, to
 		}
 		var line verdictLine
 		if err != nil && !errors.Is(err, io.EOF) || jsonv2.Unmarshal(text, &line) != nil {
-			return asked, took, nil //nolint:nilerr // a line that was cut off is written again
+			return asked, took, nil // a line that was cut off is written again
 		}
 		asked[line.Index] = true
 		took = took.and(line.Note)

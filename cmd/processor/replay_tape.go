@@ -11,6 +11,7 @@ import (
 	"hash/fnv"
 	"io"
 	"os"
+	"slices"
 	"strings"
 	"time"
 
@@ -367,6 +368,6 @@ func (t *tape) at(offset int64) (*record, error) {
 		if err != nil || filled > maxTapeLine {
 			return nil, fmt.Errorf("reading the tape: no line at %d: %w", offset, err)
 		}
-		buffer = append(buffer, make([]byte, 3*len(buffer))...)
+		buffer = slices.Grow(buffer, 3*len(buffer))[:4*len(buffer)]
 	}
 }

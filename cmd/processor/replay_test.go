@@ -18,6 +18,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/alecthomas/kong"
 	"github.com/nats-io/nats.go"
 	"github.com/stretchr/testify/require"
 
@@ -422,4 +423,75 @@ func TestADatasetIsImportedWithoutPayingAndRedacted(t *testing.T) {
 	require.Equal(t, 2, r.Replay.Pairs)
 	require.Equal(t, evaluate.IsEqual, r.Verdict.Quality)
 	require.Zero(t, other.upstream.Stats().Calls)
+}
+
+func TestTheCassetteFlagStandsAloneOrHasAFile(t *testing.T) {
+	for line, want := range map[string]cassetteFlag{
+		"--candidate c.yaml": {}, "--cassette --candidate c.yaml": {on: true}, "--candidate c.yaml --cassette": {on: true},
+		"--cassette data.jsonl --candidate c.yaml": {true, "data.jsonl"}, "--cassette=data.jsonl --candidate c.yaml": {true, "data.jsonl"},
+		"--cassette - --candidate c.yaml": {true, "-"}, "--cassette -y --candidate c.yaml": {on: true},
+	} {
+		var flags cli
+		parser, err := kong.New(&flags)
+		require.NoError(t, err)
+		_, err = parser.Parse(append([]string{"replay"}, strings.Fields(line)...))
+		require.NoError(t, err, line)
+		require.Equal(t, want, flags.Replay.Run.Cassette, line)
+	}
+}
+
+func TestABaselineFileATemplateAJudgeAndASpeed(t *testing.T) {
+	slow(t)
+	judge := func(c fakellm.Call) *fakellm.Step {
+		if !strings.Contains(string(c.Body), "You compare two answers") {
+			return answerer(c)
+		}
+		verdict := func(n int) *fakellm.Step {
+			return &fakellm.Step{Body: fmt.Sprintf(`{"object":"chat.completion","choices":[{"index":0,"message":{"role":"assistant","content":"{\"reason\":\"r\",\"better\":%d}"},"finish_reason":"stop"}],"usage":{"prompt_tokens":50,"completion_tokens":5,"total_tokens":55}}`, n)}
+		}
+		if strings.Contains(string(c.Body), `\"answer_1\":\"yes\"`) {
+			return verdict(1)
+		}
+		return verdict(2)
+	}
+	x := newTraffic(t, fakellm.Config{Respond: judge})
+	live := x.config("live.yaml", "good")
+	stop := x.start()
+	status, _, stderr := x.processor(t.Context(), "template", "put", "greet", x.file("greet.txt", "Say {what}."))
+	require.Zero(t, status, stderr)
+	bodies := map[string]string{}
+	for i := range 40 {
+		bodies[fmt.Sprintf("r-%d", i)] = question("good", fmt.Sprint("question ", i))
+		bodies[fmt.Sprintf("t-%d", i)] = fmt.Sprintf(`{"model":"good","processor":{"template":"greet","variables":{"what":"word %d"}}}`, i)
+	}
+	x.ask("acme", bodies)
+	stop()
+
+	same := x.replay("--config", live, "--candidate", live, "--baseline", live, "--cassette", "--speed", "2x")
+	require.Equal(t, evaluate.IsEqual, same.Verdict.Quality)
+	require.Zero(t, same.Spending.Paid.Calls, "both sides are answered from the record, templates too")
+	require.Equal(t, 80, same.Replay.Pairs)
+
+	words := x.replay("--config", live, "--candidate", live, "--cassette", "--template", "greet="+x.file("new.txt", "Please say {what} now."))
+	require.Equal(t, 40, words.Spending.Paid.Calls, "only what the template changes is asked")
+
+	judged := x.replay("--config", live, "--candidate", x.judging("j.yaml"), "--cassette", "--judge-limit", "30")
+	require.Equal(t, evaluate.Judge, judged.Verdict.RestsOn, judged.Verdict.Text)
+	require.Positive(t, judged.Spending.Judge)
+}
+
+func (x *traffic) file(name, text string) string {
+	x.t.Helper()
+	path := filepath.Join(x.dir, name)
+	require.NoError(x.t, os.WriteFile(path, []byte(text), 0o600))
+	return path
+}
+
+// judging writes a configuration whose compression changes nothing and whose
+// model good is answered by another name, with a judge.
+func (x *traffic) judging(name string) string {
+	return x.file(name, fmt.Sprintf(`providers: [{name: fake, kind: openai, base_url: %q, api_key: k}]
+models: [{name: bad, provider: fake, group: good}, {name: twin, provider: fake}]
+score: {judge: twin}
+`, x.upstream.URL+"/v1"))
 }

@@ -41,13 +41,13 @@ type Builder struct {
 	feedback Feedback
 	examples [][2][]Example // by metric of quality: the better, the worse
 	buckets  [][]int        // of each metric of quality
+	whole    map[int]Result // tests over all pairs, before they are adjusted
 }
 
 type total struct {
 	pairs               int
 	baseline, candidate float64
 	gained, lost        int
-	single              bool // no cluster has two pairs, as far as it was seen
 }
 
 type group struct {
@@ -67,7 +67,7 @@ func NewBuilder(opts Options) *Builder {
 	b := &Builder{
 		opts: opts, sample: newSample(opts.Clusters), totals: make([]total, len(metrics)),
 		byLabel: map[[2]string]int{}, labels: map[string]int{}, stages: map[string]*[2]*reservoir{},
-		failures: map[string]*Failure{}, examples: make([][2][]Example, len(metrics)), buckets: make([][]int, len(metrics)),
+		failures: map[string]*Failure{}, examples: make([][2][]Example, len(metrics)), buckets: make([][]int, len(metrics)), whole: map[int]Result{},
 	}
 	for i := range b.buckets {
 		b.buckets[i] = make([]int, histogramBuckets)
@@ -336,7 +336,14 @@ func (b *Builder) compare(totals []total, clusters []*cluster, group int, shrink
 		if len(parts) == 0 { // all of the group fell out of the sample
 			continue
 		}
-		results = append(results, b.result(m, t, parts, single, shrink))
+		r, known := b.whole[i]
+		if group >= 0 || !known {
+			r = b.result(m, t, parts, single, shrink)
+		}
+		if group < 0 {
+			b.whole[i] = r
+		}
+		results = append(results, r)
 		p = append(p, results[len(results)-1].P)
 	}
 	for i, adjusted := range holm(p) {
@@ -386,23 +393,23 @@ func (b *Builder) result(m *metric, t total, parts []part, single bool, shrink f
 
 // conclude says what a test found, once its p value is adjusted. Detectable
 // holds the standard error until then.
-func (r *Result) conclude(tests int) {
-	stderr := r.Detectable
-	r.Detectable = tidy(stderr * reach(tests))
+func (m *Result) conclude(tests int) {
+	stderr := m.Detectable
+	m.Detectable = tidy(stderr * reach(tests))
 	switch {
-	case r.Gained == 0 && r.Lost == 0:
-		r.Verdict = IsEqual
-	case r.Adjusted >= Level:
-		r.Verdict = CannotTell
-		if r.Difference != 0 && stderr > 0 {
-			times := math.Pow(stderr*reach(tests)/math.Abs(r.Difference), 2)
-			if more := math.Ceil(float64(r.Pairs) * (times - 1)); more < 1e9 {
+	case m.Gained == 0 && m.Lost == 0:
+		m.Verdict = IsEqual
+	case m.Adjusted >= Level:
+		m.Verdict = CannotTell
+		if m.Difference != 0 && stderr > 0 {
+			times := math.Pow(stderr*reach(tests)/math.Abs(m.Difference), 2)
+			if more := math.Ceil(float64(m.Pairs) * (times - 1)); more < 1e9 {
 				n := int(max(more, 1))
-				r.More = &n
+				m.More = &n
 			}
 		}
 	default:
-		r.Verdict = verdictOf(r.Better, r.Difference)
+		m.Verdict = verdictOf(m.Better, m.Difference)
 	}
 }
 

@@ -11,8 +11,6 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-func ptr[T any](v T) *T { return &v }
-
 // trial makes a report of n pairs: both sides are right with the given
 // probabilities, and the scores differ by chance around a shift.
 func trial(seed uint64, n int, baseline, candidate, shift float64) Report {
@@ -21,9 +19,9 @@ func trial(seed uint64, n int, baseline, candidate, shift float64) Report {
 	for i := range n {
 		p := Pair{ID: fmt.Sprint(i), Tenant: "acme", Model: "m", Body: fmt.Sprint("body ", i)}
 		difficulty := rng.Float64() // the same for both, so that pairs agree mostly
-		p.Baseline.Correct, p.Candidate.Correct = ptr(0.7*difficulty+0.3*rng.Float64() < baseline), ptr(0.7*difficulty+0.3*rng.Float64() < candidate)
+		p.Baseline.Correct, p.Candidate.Correct = new(0.7*difficulty+0.3*rng.Float64() < baseline), new(0.7*difficulty+0.3*rng.Float64() < candidate)
 		base := 0.5 + 0.1*rng.NormFloat64()
-		p.Baseline.Score, p.Candidate.Score = ptr(base), ptr(base+shift+0.05*rng.NormFloat64())
+		p.Baseline.Score, p.Candidate.Score = new(base), new(base+shift+0.05*rng.NormFloat64())
 		p.Baseline.CostUSD, p.Candidate.CostUSD = 0.001*rng.ExpFloat64(), 0.001*rng.ExpFloat64()
 		b.Add(p)
 	}
@@ -70,7 +68,7 @@ func TestEqualRequestsAreNoEvidenceOfTheirOwn(t *testing.T) {
 		for i := range 20 { // twenty questions, each asked fifty times
 			difference := 0.1 * rng.NormFloat64()
 			for j := range 50 {
-				b.Add(Pair{ID: fmt.Sprint(i, "-", j), Tenant: "acme", Body: fmt.Sprint(i), Baseline: Outcome{Score: ptr(0.5)}, Candidate: Outcome{Score: ptr(0.5 + difference)}})
+				b.Add(Pair{ID: fmt.Sprint(i, "-", j), Tenant: "acme", Body: fmt.Sprint(i), Baseline: Outcome{Score: new(0.5)}, Candidate: Outcome{Score: new(0.5 + difference)}})
 			}
 		}
 		r := b.Report(Replay{}, Spending{})
@@ -90,7 +88,7 @@ func TestMemoryIsBoundedAndTheSampleSpeaksForAll(t *testing.T) {
 	for i := range pairs {
 		p := Pair{ID: fmt.Sprint(i), Tenant: fmt.Sprint("tenant-", i%500), Body: fmt.Sprint(i)}
 		base := rng.Float64()
-		p.Baseline.Score, p.Candidate.Score = ptr(base), ptr(base-0.01+0.3*rng.NormFloat64())
+		p.Baseline.Score, p.Candidate.Score = new(base), new(base-0.01+0.3*rng.NormFloat64())
 		p.Baseline.Stages, p.Candidate.Stages = map[string]float64{"generate": base}, map[string]float64{"generate": base}
 		full.Add(p)
 		part.Add(p)
@@ -111,7 +109,7 @@ func TestTheOrderOfPairsChangesNothing(t *testing.T) {
 	build := func(order []int) string {
 		b := NewBuilder(Options{Seed: 5, Clusters: 50})
 		for _, i := range order {
-			b.Add(Pair{ID: fmt.Sprint(i), Tenant: "acme", Body: fmt.Sprint(i % 150), Baseline: Outcome{Score: ptr(0.5), Error: ""}, Candidate: Outcome{Score: ptr(float64(i%8) / 8), CostUSD: float64(i % 4)}})
+			b.Add(Pair{ID: fmt.Sprint(i), Tenant: "acme", Body: fmt.Sprint(i % 150), Baseline: Outcome{Score: new(0.5), Error: ""}, Candidate: Outcome{Score: new(float64(i%8) / 8), CostUSD: float64(i % 4)}})
 		}
 		text, err := json.Marshal(b.Report(Replay{}, Spending{}))
 		require.NoError(t, err)
@@ -180,15 +178,15 @@ func TestReferences(t *testing.T) {
 
 func TestGate(t *testing.T) {
 	r := trial(1, 400, 0.85, 0.75, -0.02)
-	require.NotEmpty(t, Bounds{QualityDrop: ptr(0.01)}.Check(&r))
-	require.Empty(t, Bounds{QualityDrop: ptr(0.3), CostRise: ptr(0.5)}.Check(&r))
+	require.NotEmpty(t, Bounds{QualityDrop: new(0.01)}.Check(&r))
+	require.Empty(t, Bounds{QualityDrop: new(0.3), CostRise: new(0.5)}.Check(&r))
 	same := trial(1, 400, 0.8, 0.8, 0)
 	m, _ := same.Metric(Correct)
 	bound := math.Abs(m.Difference) + 0.001
 	require.Empty(t, Bounds{QualityDrop: &bound}.Check(&same))
 	require.NotEmpty(t, Bounds{QualityDrop: &bound, Strict: true}.Check(&same), "the interval does not rule it out")
 	empty := NewBuilder(Options{}).Report(Replay{}, Spending{})
-	require.Len(t, Bounds{QualityDrop: ptr(1.0), CostRise: ptr(1.0)}.Check(&empty), 2, "what is not known is not within a bound")
+	require.Len(t, Bounds{QualityDrop: new(1.0), CostRise: new(1.0)}.Check(&empty), 2, "what is not known is not within a bound")
 }
 
 func TestTextIsOneTableForATerminal(t *testing.T) {

@@ -176,11 +176,11 @@ func (r *Report) Metric(name string) (Result, bool) {
 }
 
 // MoreCount is More, 0 where that is not known.
-func (r Result) MoreCount() int {
-	if r.More == nil {
+func (m Result) MoreCount() int {
+	if m.More == nil {
 		return 0
 	}
-	return *r.More
+	return *m.More
 }
 
 // CorrectIs is Correct, false where that is not known.
