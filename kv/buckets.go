@@ -18,6 +18,7 @@ const (
 	BucketModels    = "models"
 	BucketCancelled = "cancelled"
 	BucketRates     = "rates"
+	BucketSlots     = "slots"
 )
 
 const (
@@ -28,6 +29,7 @@ const (
 	modelsBytes    = 64 << 20
 	ratesFor       = 5 * time.Minute // after which a minute's allowance is whole anyway
 	ratesBytes     = 16 << 20
+	slotsBytes     = 16 << 20
 	// markerTTL is how long the marker of a deleted or expired key stays, so
 	// that a watch that was cut off for a while still learns of it.
 	markerTTL = time.Hour
@@ -60,6 +62,7 @@ func Provision(ctx context.Context, js jetstream.JetStream, l Layout) error {
 		{Bucket: l.Bucket(BucketModels), MaxBytes: modelsBytes},
 		{Bucket: l.Bucket(BucketCancelled), TTL: cancelledFor, MaxBytes: cancelledBytes},
 		{Bucket: l.Bucket(BucketRates), TTL: ratesFor, MaxBytes: ratesBytes},
+		{Bucket: l.Bucket(BucketSlots), MaxBytes: slotsBytes},
 	} {
 		cfg.Replicas = replicas
 		if _, err := js.CreateOrUpdateKeyValue(ctx, cfg); err != nil {

@@ -215,12 +215,18 @@ func (c StreamsConfig) Validate() error {
 type TenantConfig struct {
 	// Name is 1 to 64 characters of A-Z a-z 0-9 _ -.
 	Name string `yaml:"name"`
-	// MaxWaiting is how many of the tenant's requests may wait, at most
-	// streams.requests.max_waiting. Default that.
+	// MaxWaiting is how many of the tenant's requests may have been let in and
+	// not answered yet, at most streams.requests.max_waiting; one more is answered
+	// with rate_limit_exceeded. 0 (the default) sets no limit but that of the
+	// stream of requests.
 	MaxWaiting int `yaml:"max_waiting"`
-	// Rate is how many of the tenant's requests are begun a second at most; 0
-	// (the default) sets no limit.
+	// Rate is how many of the tenant's requests are begun a second at most, over
+	// all replicas; the others wait for their turn. 0 (the default) sets no limit.
 	Rate float64 `yaml:"rate"`
+	// MaxRequestBytes is how large the body of a request of the tenant may be; with
+	// max_waiting it bounds the bytes that wait. 0 (the default) sets no limit but
+	// that of the server: max_payload less 64 KB.
+	MaxRequestBytes units.Bytes `yaml:"max_request_bytes"`
 }
 
 // ValidateTenants reports the first entry that cannot be used: its key,
@@ -236,8 +242,10 @@ func ValidateTenants(tenants []TenantConfig, maxWaiting int) error {
 			return fmt.Errorf("[%d].name: %s has an entry already; give each tenant one", i, t.Name)
 		case t.MaxWaiting < 0 || t.MaxWaiting > maxWaiting:
 			return fmt.Errorf("[%d].max_waiting: %d is not within 0 and streams.requests.max_waiting, which is %d", i, t.MaxWaiting, maxWaiting)
-		case !(t.Rate >= 0 && t.Rate <= 1e6): // written so that NaN fails
-			return fmt.Errorf("[%d].rate: %v is not within 0 and 1000000 requests a second", i, t.Rate)
+		case t.Rate != 0 && !(t.Rate >= 0.001 && t.Rate <= 1e6): // written so that NaN fails
+			return fmt.Errorf("[%d].rate: %v is neither 0 nor within 0.001 and 1000000 requests a second", i, t.Rate)
+		case t.MaxRequestBytes < 0 || t.MaxRequestBytes > 0 && t.MaxRequestBytes < units.KB:
+			return fmt.Errorf("[%d].max_request_bytes: %v is less than 1KB, into which hardly a request fits", i, t.MaxRequestBytes)
 		}
 		seen[t.Name] = true
 	}

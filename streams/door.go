@@ -13,20 +13,25 @@ import (
 // doorStep is the runner's own step before compress.
 const doorStep = "door"
 
-// door lets requests in, those beyond their tenant's share marked or, while many
-// wait, put aside.
+// door lets requests in, at their tenant's rate, those beyond its share marked
+// or, while many wait, put aside.
 type door struct{ *Runner }
 
 // Run implements stages.Stage.
 func (d door) Run(ctx context.Context, requests []*stages.Request, decide stages.Decide) {
 	now := time.Now()
 	crowded := d.crowded(ctx, now)
-	floods := aside{room: d.cfg.MaxPayload / 2}
-	for i, verdict := range d.admitted(ctx, requests) {
+	floods := aside{room: d.cfg.MaxPayload / 2, singly: d.cfg.Tenants.limited}
+	verdicts := d.admitted(ctx, requests)
+	begin := d.cfg.Tenants.limit(ctx, requests, verdicts)
+	for i, verdict := range verdicts {
 		request := requests[i]
 		d.crowding.seen(request.Tenant, now)
 		if verdict.Action == stages.ActionContinue {
 			request.Beyond = d.shares.beyond(request.Tenant, request.Class, now)
+			if begin != nil && d.inTime(request, begin[i], decide) {
+				continue
+			}
 			if request.Beyond && crowded {
 				floods.add(request, decide)
 				continue

@@ -173,7 +173,8 @@ func (r *Runner) clear(ctx context.Context) bool {
 
 // aside gathers requests that are put aside into batches.
 type aside struct {
-	room    int // bytes a batch may have
+	room    int                      // bytes a batch may have
+	singly  func(tenant string) bool // whose requests are counted, each as a message
 	batches map[shareKey]*asideBatch
 }
 
@@ -194,7 +195,7 @@ func (a *aside) add(request *stages.Request, decide stages.Decide) {
 		a.batches[key] = b
 	}
 	size := requestSize(request)
-	if len(b.requests) == asideMost || len(b.requests) > 0 && b.bytes+size > a.room {
+	if len(b.requests) == asideMost || len(b.requests) > 0 && a.singly(request.Tenant) || len(b.requests) > 0 && b.bytes+size > a.room {
 		b.send(decide)
 	}
 	b.requests, b.bytes = append(b.requests, request), b.bytes+size

@@ -267,10 +267,13 @@ func (r *Runner) build(o *outcome) []*nats.Msg {
 	case stages.ActionRetry:
 		return r.retry(o, stage)
 	case stages.ActionWait:
-		if stage == doorStep && v.After == 0 {
+		switch {
+		case stage != doorStep:
+			return r.wait(o, stage)
+		case v.After == 0:
 			return r.putAside(o)
 		}
-		return r.wait(o, stage)
+		return r.paced(o)
 	}
 	return nil
 }

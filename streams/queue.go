@@ -21,6 +21,7 @@ type item struct {
 	entered time.Time // when it joined the step's queue, or was stored if it came by message
 	started time.Time // when the stage was given it
 
+	letIn    bool   // it is noted as let in by the limits of its tenant
 	answerAs string // the tenant to answer where the request's own is no valid name
 }
 

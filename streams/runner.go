@@ -36,6 +36,8 @@ type RunnerConfig struct {
 	Pull       int // bytes asked for at once, about; default 1 MB
 	Window     int // messages published and not yet acknowledged by the server; default 4,096
 
+	// Tenants are the limits of single tenants. May be nil.
+	Tenants *Tenants
 	// Memory bounds the bytes that all runners of the process hold. May be nil.
 	Memory *Memory
 	// Tight reports that memory is short: then no more is taken than one message

@@ -18,6 +18,7 @@ func (r *Runner) settle(o outcome) {
 
 func (r *Runner) settleOne(it *item, verdict stages.Verdict) {
 	d := it.from
+	r.noteSettled(it, verdict.Action)
 	switch verdict.Action {
 	case stages.ActionRetry: // only of a message with one request: see retry
 		d.nak = max(verdict.After, time.Millisecond)
@@ -43,6 +44,7 @@ func (r *Runner) settleOne(it *item, verdict stages.Verdict) {
 // stop, and the server delivers again what was not acknowledged.
 func (r *Runner) abandon(o outcome) {
 	for _, it := range append([]*item{o.item}, itemsOf(o.verdict.With)...) {
+		r.noteSettled(it, stages.ActionRetry)
 		if d := it.from; !d.abandoned {
 			d.abandoned = true
 			r.release(d)

@@ -48,6 +48,7 @@ type deps struct {
 	generate   *generate.Stage
 	budgets    *budgets
 	limits     *limit.Limiter
+	tenants    *streams.Tenants
 	deltas     *streams.Deltas
 	backlog    *streams.Backlog
 	memory     *resources.Memory
@@ -103,6 +104,9 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 		return nil, err
 	}
 	if err := d.openLimits(ctx, registry); err != nil {
+		return nil, err
+	}
+	if err := d.openTenants(ctx); err != nil {
 		return nil, err
 	}
 	d.models.selector.open = d.limits.Open
@@ -228,7 +232,7 @@ func (d *deps) runnerConfig(group []string) streams.RunnerConfig {
 	cfg := streams.RunnerConfig{
 		Layout: d.layout, MaxDeliver: d.cfg.Pipeline.MaxDeliver, MaxPayload: int(d.nc.MaxPayload()),
 		Metrics: d.metrics.streams, Recorded: d.recorded, Cancelled: d.cancelled.Has, LaterFull: d.backlog.LaterFull,
-		Waiting:  d.backlog.InLane,
+		Waiting: d.backlog.InLane, Tenants: d.tenants,
 		OnTheWay: func() int64 { return d.backlog.Waiting(stages.Cache) + d.backlog.Waiting(stages.Batch) },
 	}
 	for _, stage := range group {
