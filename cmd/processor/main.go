@@ -32,6 +32,7 @@ type cli struct {
 	Tokens    tokensCmd    `cmd:"" help:"Count the tokens of texts and of requests."`
 	Compress  compressCmd  `cmd:"" help:"Compress a text, or each request of a .jsonl file."`
 	Score     scoreCmd     `cmd:"" help:"Judge the answers of a .jsonl file."`
+	Health    healthCmd    `cmd:"" help:"Ask the process that serves on this machine whether it is ready."`
 	Provision provisionCmd `cmd:"" help:"Set up all streams, buckets and consumers."`
 	Settings  configCmd    `cmd:"" name:"config" help:"Check and show the configuration."`
 	Version   versionCmd   `cmd:"" help:"Print the version."`

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strings"
 	"time"
 
@@ -30,6 +31,7 @@ func (c *runCmd) Run(a *app) error {
 	if _, err := chooseGroups(cfg.Pipeline.Groups, c.Stages); err != nil {
 		return wrongUse(err, "processor run --stages generate,score")
 	}
+	slog.SetDefault(cfg.Log.New(a.stderr))
 	nc, _, closeServer, err := a.connectOrEmbed(cfg)
 	if err != nil {
 		return err

@@ -10,6 +10,7 @@ import (
 
 	"github.com/adpa/processor/internal/evaluate"
 	"github.com/adpa/processor/internal/httpserver"
+	"github.com/adpa/processor/internal/logs"
 	"github.com/adpa/processor/internal/providers"
 	"github.com/adpa/processor/internal/resources"
 	"github.com/adpa/processor/internal/tokens"
@@ -30,6 +31,8 @@ type Config struct {
 	Streams streams.StreamsConfig `yaml:"streams"`
 	// HTTP is where metrics and health are served.
 	HTTP httpserver.Config `yaml:"http"`
+	// Log is what a serving process says of its own work, on standard error.
+	Log logs.Config `yaml:"log"`
 	// Tenants sets what differs for some tenants; the others are served too.
 	Tenants []streams.TenantConfig `yaml:"tenants"`
 	// Pipeline is how the stages are run.
@@ -66,7 +69,7 @@ type Config struct {
 // server and a simulated model.
 func Default() Config {
 	return Config{
-		NATS: streams.DefaultServer(), Streams: streams.DefaultStreams(), HTTP: httpserver.DefaultConfig(),
+		NATS: streams.DefaultServer(), Streams: streams.DefaultStreams(), HTTP: httpserver.DefaultConfig(), Log: logs.DefaultConfig(),
 		Pipeline: streams.DefaultPipeline(), Compress: compress.Defaults(), Cache: kv.DefaultCache(),
 		Batch: batch.DefaultConfig(), Score: score.DefaultConfig(),
 		Select: generate.DefaultSelect(), Tune: generate.DefaultTune(), Resources: resources.DefaultConfig(),
@@ -98,6 +101,7 @@ func (c *Config) Validate() error {
 		{"nats.", c.NATS.Validate},
 		{"streams.", c.Streams.Validate},
 		{"http.", c.HTTP.Validate},
+		{"log.", c.Log.Validate},
 		{"tenants", func() error { return streams.ValidateTenants(c.Tenants, c.Streams.Requests.MaxWaiting) }},
 		{"pipeline.", c.Pipeline.Validate},
 		{"providers", c.validateProviders},
