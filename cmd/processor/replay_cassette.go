@@ -66,12 +66,12 @@ func newRecorded(t *tape) (*recorded, error) {
 }
 
 // find gives the recorded response to what is sent, nil if there is none.
-func (r *recorded) find(key sentKey) (*record, error) {
+func (r *recorded) find(key sentKey) ([]byte, error) {
 	at, found := slices.BinarySearchFunc(r.entries, key, func(e recordedAt, k sentKey) int { return bytes.Compare(e.key[:], k[:]) })
 	if !found {
 		return nil, nil
 	}
-	return r.tape.at(r.entries[at].offset)
+	return r.tape.response(r.entries[at].offset)
 }
 
 // note is what the answer to one request took.
@@ -158,12 +158,12 @@ type replayCaller struct {
 // Generate implements generate.Caller.
 func (c replayCaller) Generate(ctx context.Context, call schemas.Call) (schemas.Answer, error) {
 	if c.answers != nil {
-		x, err := c.answers.find(keyOf(call.Model, call.Body))
+		response, err := c.answers.find(keyOf(call.Model, call.Body))
 		if err != nil {
 			return schemas.Answer{}, &schemas.CallError{Message: err.Error(), Unbilled: true, Err: err}
 		}
-		if x != nil {
-			return c.play(x)
+		if response != nil {
+			return c.play(response)
 		}
 	}
 	switch {
@@ -175,8 +175,8 @@ func (c replayCaller) Generate(ctx context.Context, call schemas.Call) (schemas.
 }
 
 // play answers as the provider did then.
-func (c replayCaller) play(x *record) (schemas.Answer, error) {
-	response, err := readStored(x.Response)
+func (c replayCaller) play(stored []byte) (schemas.Answer, error) {
+	response, err := readStored(stored)
 	if err != nil {
 		return schemas.Answer{}, &schemas.CallError{Message: err.Error(), Unbilled: true, Err: err}
 	}
@@ -188,7 +188,7 @@ func (c replayCaller) play(x *record) (schemas.Answer, error) {
 			}
 		}
 	})
-	return schemas.Answer{Body: schemas.DeleteMember(x.Response, "processor"), Model: response.Model, Usage: schemas.ReadUsage(x.Response)}, nil
+	return schemas.Answer{Body: schemas.DeleteMember(stored, "processor"), Model: response.Model, Usage: schemas.ReadUsage(stored)}, nil
 }
 
 // pay calls the provider.

@@ -353,18 +353,18 @@ func (t *tape) each(first int, f func(index int, offset int64, x *record) error)
 	}
 }
 
-// at reads the record at a place.
-func (t *tape) at(offset int64) (*record, error) {
+// response reads the response of the record at a place, and nothing else of it.
+func (t *tape) response(offset int64) ([]byte, error) {
 	buffer := make([]byte, 8<<10)
 	for filled := 0; ; {
 		n, err := t.file.ReadAt(buffer[filled:], offset+int64(filled))
 		filled += n
 		if end := bytes.IndexByte(buffer[:filled], '\n'); end >= 0 {
-			x := &record{}
-			if err := json.Unmarshal(buffer[:end], x); err != nil {
-				return nil, fmt.Errorf("reading the tape: %w", err)
+			span, ok := schemas.Member(buffer[:end], "response")
+			if !ok {
+				return nil, fmt.Errorf("reading the tape: there is no response at %d", offset)
 			}
-			return x, nil
+			return span.Of(buffer), nil
 		}
 		if err != nil || filled > maxTapeLine {
 			return nil, fmt.Errorf("reading the tape: no line at %d: %w", offset, err)
