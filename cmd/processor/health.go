@@ -58,11 +58,16 @@ func askReady(ctx context.Context, addr string) (string, error) {
 }
 
 // here gives the address by which this machine reaches one that may stand for
-// all of its addresses, as in 0.0.0.0:8080.
+// all of its addresses, as in 0.0.0.0:8080. It names no host: an image may know none.
 func here(addr string) string {
 	host, port, err := net.SplitHostPort(addr)
-	if ip := net.ParseIP(host); err == nil && (host == "" || ip.IsUnspecified()) {
-		return net.JoinHostPort("localhost", port)
+	switch {
+	case err != nil:
+		return addr
+	case host == "" || host == net.IPv4zero.String():
+		return net.JoinHostPort("127.0.0.1", port)
+	case host == net.IPv6zero.String():
+		return net.JoinHostPort(net.IPv6loopback.String(), port)
 	}
 	return addr
 }

@@ -30,7 +30,7 @@ func TestHealthTellsWhetherAProcessIsReady(t *testing.T) {
 
 func TestAnAddressOfAllInterfacesIsAskedOnThisMachine(t *testing.T) {
 	for addr, want := range map[string]string{
-		":8080": "localhost:8080", "0.0.0.0:8080": "localhost:8080", "[::]:9": "localhost:9", "127.0.0.1:80": "127.0.0.1:80", "host:1": "host:1",
+		":8080": "127.0.0.1:8080", "0.0.0.0:8080": "127.0.0.1:8080", "[::]:9": "[::1]:9", "127.0.0.1:80": "127.0.0.1:80", "host:1": "host:1",
 	} {
 		require.Equal(t, want, here(addr))
 	}
