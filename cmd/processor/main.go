@@ -23,9 +23,11 @@ type cli struct {
 	Status    statusCmd    `cmd:"" help:"Say where a request is."`
 	Cancel    cancelCmd    `cmd:"" help:"End a request."`
 	Dead      deadCmd      `cmd:"" help:"Look at requests that were given up, and publish them again."`
+	Tenant    tenantCmd    `cmd:"" help:"Work on what is kept of a tenant."`
 	Cache     cacheCmd     `cmd:"" help:"Work on the shared cache of answers."`
 	Budget    budgetCmd    `cmd:"" help:"Work on the budgets of tenants."`
 	Template  templateCmd  `cmd:"" help:"Store, compare and render prompt templates."`
+	Top       topCmd       `cmd:"" help:"Show rates, lag, latency, budgets and models live."`
 	Models    modelsCmd    `cmd:"" help:"Show what was measured of models: quality, speed, cost."`
 	Replay    replayCmd    `cmd:"" help:"Evaluate a change on recorded traffic."`
 	Dataset   datasetCmd   `cmd:"" help:"Move recorded traffic between the archive and files."`

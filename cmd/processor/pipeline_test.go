@@ -57,6 +57,12 @@ func (p *testPipeline) start(stages ...string) (stop func()) {
 	p.t.Helper()
 	running, err := newPipeline(p.t.Context(), p.cfg, p.nc, stages, p.registry)
 	require.NoError(p.t, err)
+	return p.run(running)
+}
+
+// run has a pipeline work until the test ends or stop is called.
+func (p *testPipeline) run(running *pipeline) (stop func()) {
+	p.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- running.Run(ctx) }()
