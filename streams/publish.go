@@ -28,6 +28,10 @@ const (
 	publishMost  = 2 * time.Second
 	// publishSlice bounds what is published before the acknowledgements are looked at.
 	publishSlice = 512
+	// publishLinger is how long a publish waits for company while at least
+	// lingerHeld other requests are being worked on.
+	publishLinger = time.Millisecond
+	lingerHeld    = 32
 )
 
 // drainTries is how often a publish is tried before a process that is to stop
@@ -82,18 +86,39 @@ func (r *Runner) publish(ctx context.Context) {
 	}
 }
 
-// gather takes what else has been decided by now.
+// gather takes what else has been decided by now, and while much is being worked
+// on also what is decided within a moment: it shares messages.
 func (r *Runner) gather(first outcome) []outcome {
 	list := append(make([]outcome, 0, 64), first)
+	var linger <-chan time.Time
 	for len(list) < publishSlice {
 		select {
 		case o := <-r.decided:
 			list = append(list, o)
+			continue
 		default:
+		}
+		if linger == nil {
+			if !r.busy(len(list)) {
+				return list
+			}
+			linger = time.After(publishLinger)
+		}
+		select {
+		case o := <-r.decided:
+			list = append(list, o)
+		case <-linger:
 			return list
 		}
 	}
 	return list
+}
+
+// busy reports whether much more is being worked on than what was decided.
+func (r *Runner) busy(decided int) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.held-decided >= lingerHeld
 }
 
 func (r *Runner) publishAll(ctx context.Context, list []outcome, awaiting chan<- outcome) {
