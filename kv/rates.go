@@ -7,6 +7,7 @@ import (
 	"log/slog"
 	"math/rand/v2"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-json-experiment/json"
@@ -68,10 +69,10 @@ func (r *Rates) Close() {
 // use; no method waits for the server.
 type Allowance struct {
 	rateTimes
-	key           string
-	calls, tokens int // a minute; 0 is no limit
-	kick          chan struct{}
-	changed       func()
+	key     string
+	most    atomic.Pointer[drawn] // a minute; 0 is no limit
+	kick    chan struct{}
+	changed func()
 
 	mu    sync.Mutex
 	have  []chunk // drawn and not used up, oldest first
@@ -100,9 +101,21 @@ func (c chunk) drawn() drawn { return drawn{c.Calls, c.Tokens} }
 // Allowance opens that of a provider: so many calls and tokens a minute, 0 for
 // no limit. The same numbers must be given in all processes. The key is one of KV.
 func (r *Rates) Allowance(key string, calls, tokens int) *Allowance {
-	a := &Allowance{rateTimes: r.times, key: key, calls: calls, tokens: tokens, kick: make(chan struct{}, 1), changed: func() {}, paced: time.Now()}
+	a := &Allowance{rateTimes: r.times, key: key, kick: make(chan struct{}, 1), changed: func() {}, paced: time.Now()}
+	a.most.Store(&drawn{calls, tokens})
 	r.done.Go(func() { r.draw(a) })
 	return a
+}
+
+// Limit changes the allowance: so many calls and tokens a minute, 0 for no limit.
+// What was drawn before counts against the new one.
+func (a *Allowance) Limit(calls, tokens int) {
+	a.most.Store(&drawn{calls, tokens})
+	a.mu.Lock()
+	changed := a.changed
+	a.mu.Unlock()
+	changed()
+	a.poke()
 }
 
 // OnChange sets what is called, without a lock, when Take may succeed again. It
@@ -138,14 +151,15 @@ func (a *Allowance) Take(tokens int) bool {
 
 // need is what a call takes: one that is larger than a minute's allowance takes all of it.
 func (a *Allowance) need(tokens int) drawn {
-	if a.tokens > 0 {
-		tokens = min(tokens, a.tokens)
+	if most := a.most.Load().Tokens; most > 0 {
+		tokens = min(tokens, most)
 	}
 	return drawn{1, tokens}
 }
 
 func (a *Allowance) covers(have, need drawn) bool {
-	return (a.calls == 0 || have.Calls >= need.Calls) && (a.tokens == 0 || have.Tokens >= need.Tokens)
+	most := a.most.Load()
+	return (most.Calls == 0 || have.Calls >= need.Calls) && (most.Tokens == 0 || have.Tokens >= need.Tokens)
 }
 
 func (a *Allowance) total() (sum drawn) {
@@ -192,7 +206,7 @@ func (a *Allowance) Used(estimated, used int) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
 	over := used - a.need(estimated).Tokens
-	if a.tokens == 0 || over == 0 {
+	if a.most.Load().Tokens == 0 || over == 0 {
 		return
 	}
 	if over > 0 {
@@ -281,6 +295,9 @@ func (a *Allowance) wish(now time.Time) (wish drawn, back []chunk) {
 		a.used, a.paced = drawn{}, now
 	}
 	back, a.back = a.back, nil
+	if *a.most.Load() == (drawn{}) {
+		return drawn{}, back // nothing is limited
+	}
 	wish = a.want.plus(a.pace).minus(a.total())
 	return drawn{max(wish.Calls, 0), max(wish.Tokens, 0)}, back
 }
@@ -396,19 +413,20 @@ func (a *Allowance) portion(list []chunk, wish drawn, now time.Time) (calls, tok
 		sum = sum.plus(c.drawn())
 	}
 	calls, tokens = wish.Calls, wish.Tokens
-	if a.calls > 0 {
-		calls = share(a.calls-sum.Calls, wish.Calls, max(a.calls/100, 1))
+	most := a.most.Load()
+	if most.Calls > 0 {
+		calls = share(most.Calls-sum.Calls, wish.Calls, max(most.Calls/100, 1))
 	}
-	if a.tokens > 0 {
+	if most.Tokens > 0 {
 		one := wish.Tokens / max(wish.Calls, 1)
-		tokens = share(a.tokens-sum.Tokens, wish.Tokens, max(a.tokens/100, one, 1))
+		tokens = share(most.Tokens-sum.Tokens, wish.Tokens, max(most.Tokens/100, one, 1))
 	}
 	next = 20 * time.Millisecond
 	if (calls == 0 && wish.Calls > 0 || tokens == 0 && wish.Tokens > 0) && len(list) > 0 { // until the oldest ends
 		next = max(next, time.UnixMilli(list[0].At).Add(a.grain+a.window+a.life).Sub(now))
 		next = min(next, time.Second) // somebody may give back
 	}
-	if a.calls > 0 && calls == 0 && wish.Calls > 0 || a.tokens > 0 && tokens == 0 && wish.Tokens > 0 {
+	if most.Calls > 0 && calls == 0 && wish.Calls > 0 || most.Tokens > 0 && tokens == 0 && wish.Tokens > 0 {
 		return 0, 0, next // one without the other is of no use
 	}
 	return calls, tokens, next

@@ -47,7 +47,7 @@ type Reserve func(ctx context.Context, tenant string, rate float64, n int) (time
 // generate counts as one, and groups of several stages in other processes count
 // once they hand something on.
 type Tenants struct {
-	limits  map[string]TenantConfig
+	limits  atomic.Pointer[map[string]TenantConfig]
 	reserve Reserve
 	count   func(ctx context.Context, tenant string) (int64, error)
 	holding atomic.Int64 // requests that wait for their time in memory
@@ -71,26 +71,43 @@ type tenantUse struct {
 // NewTenants makes the limits of the entries. reserve may be nil: then a rate
 // is one of this process.
 func NewTenants(nc *nats.Conn, l Layout, entries []TenantConfig, reserve Reserve) *Tenants {
-	t := &Tenants{limits: map[string]TenantConfig{}, reserve: reserve, use: map[string]*tenantUse{}}
+	t := &Tenants{reserve: reserve, use: map[string]*tenantUse{}}
+	t.count = tenantCounter{nc, l.Names}.count
+	t.Configure(entries)
+	return t
+}
+
+// Configure changes the limits to those of other entries. What is known of the
+// use of tenants stays.
+func (t *Tenants) Configure(entries []TenantConfig) {
+	limits := map[string]TenantConfig{}
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	for _, e := range entries {
 		if e.MaxWaiting > 0 || e.Rate > 0 || e.MaxRequestBytes > 0 {
-			t.limits[e.Name], t.use[e.Name] = e, &tenantUse{}
+			limits[e.Name] = e
+			if t.use[e.Name] == nil {
+				t.use[e.Name] = &tenantUse{}
+			}
 		}
 	}
-	t.count = tenantCounter{nc, l.Names}.count
-	return t
+	t.limits.Store(&limits)
 }
 
 // limit decides the requests of a slice that their tenants' limits refuse, and
 // gives when those of tenants with a rate may begin. Those that were decided
 // already have another verdict than to go on.
 func (t *Tenants) limit(ctx context.Context, requests []*stages.Request, verdicts []stages.Verdict) (begin []time.Time) {
-	if t == nil || len(t.limits) == 0 {
+	if t == nil {
+		return nil
+	}
+	limits := *t.limits.Load()
+	if len(limits) == 0 {
 		return nil
 	}
 	by := map[string][]int{}
 	for i, request := range requests {
-		if _, limited := t.limits[request.Tenant]; limited && verdicts[i].Action == stages.ActionContinue {
+		if _, limited := limits[request.Tenant]; limited && verdicts[i].Action == stages.ActionContinue {
 			by[request.Tenant] = append(by[request.Tenant], i)
 		}
 	}
@@ -103,15 +120,14 @@ func (t *Tenants) limit(ctx context.Context, requests []*stages.Request, verdict
 	var group errgroup.Group
 	group.SetLimit(limitsAtOnce)
 	for tenant, list := range by {
-		group.Go(func() error { t.limitOne(ctx, tenant, list, requests, verdicts, begin); return nil })
+		group.Go(func() error { t.limitOne(ctx, limits[tenant], list, requests, verdicts, begin); return nil })
 	}
 	_ = group.Wait() // none fails
 	return begin
 }
 
 // limitOne is limit for the requests of one tenant, which are given by their places.
-func (t *Tenants) limitOne(ctx context.Context, tenant string, list []int, requests []*stages.Request, verdicts []stages.Verdict, begin []time.Time) {
-	entry := t.limits[tenant]
+func (t *Tenants) limitOne(ctx context.Context, entry TenantConfig, list []int, requests []*stages.Request, verdicts []stages.Verdict, begin []time.Time) {
 	var rest []int
 	for _, i := range list {
 		if most := int(entry.MaxRequestBytes); most > 0 && len(requests[i].Body) > most {
@@ -226,7 +242,7 @@ func spacing(entry TenantConfig, n int) time.Duration {
 
 // limited reports whether what waits for a tenant is counted.
 func (t *Tenants) limited(tenant string) bool {
-	return t != nil && t.limits[tenant].MaxWaiting > 0
+	return t != nil && (*t.limits.Load())[tenant].MaxWaiting > 0
 }
 
 // noteSettled tells the tenants' limits of a request of theirs that was let in by this process.

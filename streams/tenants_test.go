@@ -252,7 +252,7 @@ func TestARateIsKeptWithoutTheBucket(t *testing.T) {
 		asked++
 		return far, answers[asked-1]
 	})
-	entry := tenants.limits["acme"]
+	entry := (*tenants.limits.Load())["acme"]
 	require.Equal(t, far, tenants.times(t.Context(), entry, 5))
 	require.Equal(t, far.Add(500*time.Millisecond), tenants.times(t.Context(), entry, 1))
 	require.Equal(t, far.Add(600*time.Millisecond), tenants.times(t.Context(), entry, 1), "the bucket is left alone for a moment")
