@@ -6,14 +6,12 @@ import (
 	"log/slog"
 	"time"
 
-	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
 const (
 	// pullExpiry is when the server ends a pull. The process waits pullMargin
-	// longer: what the server sent until then and nobody takes is nobody's until
-	// AckWait is over.
+	// longer for its word, and for what it sent until then.
 	pullExpiry = time.Second
 	pullMargin = time.Second
 	// drainQuiet is how long nothing must have come before a drain ends a pull.
@@ -35,37 +33,37 @@ type source struct {
 
 // run pulls until ctx ends. A consumer that vanished is made again.
 func (s *source) run(ctx context.Context) {
+	most := s.runner.cfg.Capacity + maxAhead
+	p, err := newPuller(s.runner.nc, s.durable.stream, s.durable.config.Durable, most)
+	for failures := 1; err != nil; failures++ { // only while the connection is closed
+		s.recover(ctx, err, failures)
+		if ctx.Err() != nil {
+			return
+		}
+		p, err = newPuller(s.runner.nc, s.durable.stream, s.durable.config.Durable, most)
+	}
+	defer p.close()
 	want := pullBase
 	failures := 0
-	var consumer jetstream.Consumer
 	for ctx.Err() == nil {
 		free, bytes := s.runner.free(ctx, s)
 		if free <= 0 {
 			return // ctx ended
-		}
-		if consumer == nil {
-			var err error
-			if consumer, err = s.runner.js.Consumer(ctx, s.durable.stream, s.durable.config.Durable); err != nil {
-				failures++
-				s.recover(ctx, err, failures)
-				continue
-			}
 		}
 		if s.aside() && !s.runner.clear(ctx) {
 			sleep(ctx, asidePause)
 			continue
 		}
 		n := min(want, max(1, free/max(1, s.requests)))
-		got, err := s.pull(ctx, consumer, n, bytes)
+		got, err := s.pull(ctx, p, n, bytes)
 		if err != nil {
 			failures++
-			consumer = nil
 			s.recover(ctx, err, failures)
 			continue
 		}
 		failures = 0
-		if got == n {
-			want = min(2*want, s.runner.cfg.Capacity+maxAhead)
+		if got >= n {
+			want = min(2*want, most)
 		} else {
 			want = pullBase
 		}
@@ -73,55 +71,44 @@ func (s *source) run(ctx context.Context) {
 }
 
 // pull takes up to n messages of so many bytes, and one at least, each handed
-// on as it arrives.
+// on as it arrives. It ends once all have come that the server has sent.
 //
 // When ctx ends, what the server has sent by then is still taken: the pull ends
 // once nothing has come for a moment.
-func (s *source) pull(ctx context.Context, consumer jetstream.Consumer, n, bytes int) (got int, err error) {
-	pulling, cancel := context.WithTimeout(context.WithoutCancel(ctx), pullExpiry+pullMargin)
-	defer cancel()
-	quiet := time.NewTimer(pullExpiry + pullMargin)
-	defer quiet.Stop()
-	defer context.AfterFunc(ctx, func() { quiet.Reset(drainQuiet) })()
-	go func() {
-		select {
-		case <-quiet.C:
-			cancel()
-		case <-pulling.Done():
-		}
-	}()
+func (s *source) pull(ctx context.Context, p *puller, n, bytes int) (got int, err error) {
 	largest := 2*s.runner.cfg.MaxPayload + 4096 // with its headers, and those of the request for it
-	batch, err := consumer.Fetch(n, jetstream.FetchContext(patient{pulling, time.Now().Add(pullExpiry * 10 / 9)}), jetstream.FetchMaxBytes(max(min(bytes, s.runner.cfg.Pull), largest)))
-	if err != nil {
+	if err := p.ask(n, max(min(bytes, s.runner.cfg.Pull), largest)); err != nil {
 		return 0, err
 	}
-	requests := 0
-	for msg := range batch.Messages() {
-		got++
-		if ctx.Err() != nil {
-			quiet.Reset(drainQuiet)
+	end := time.NewTimer(pullExpiry + pullMargin)
+	defer end.Stop()
+	defer context.AfterFunc(ctx, func() { end.Reset(drainQuiet) })()
+	requests, expected := 0, n
+	for got < expected && err == nil {
+		select {
+		case m := <-p.arrived:
+			if !isDelivery(m) {
+				var left int
+				var over bool
+				if left, over, err = p.left(m); over {
+					expected = n - left
+				}
+				continue
+			}
+			if ctx.Err() != nil {
+				end.Reset(drainQuiet)
+			}
+			got++
+			requests += s.runner.receive(s, pulled{m})
+		case <-end.C:
+			expected = 0 // the server's word was lost, or ctx ended
 		}
-		requests += s.runner.receive(s, msg)
 	}
 	if got > 0 {
 		s.requests = (s.requests + requests/got + 1) / 2
 	}
-	if err := batch.Error(); err != nil && pulling.Err() == nil && !errors.Is(err, nats.ErrTimeout) && !errors.Is(err, jetstream.ErrNoMessages) {
-		return got, err
-	}
-	return got, nil
+	return got, err
 }
-
-// patient is a context that ends later than it says: nats.go has the server end
-// a pull at nine tenths of what is left until the deadline, and drops what
-// comes after the context has ended.
-type patient struct {
-	context.Context
-	says time.Time
-}
-
-// Deadline implements context.Context.
-func (p patient) Deadline() (time.Time, bool) { return p.says, true }
 
 // recover waits a growing time and sets the consumer up again where it is gone.
 func (s *source) recover(ctx context.Context, err error, failures int) {

@@ -37,6 +37,8 @@ func Main() {
 	switch name {
 	case "nats":
 		err = playServer(strings.Fields(args))
+	case "node":
+		err = playNode(strings.Fields(args))
 	case "upstream":
 		err = playUpstream(strings.Fields(args))
 	default:
@@ -93,7 +95,7 @@ func playUpstream(args []string) error {
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() { // each line asks for the figures
 		stats := s.Stats()
-		fmt.Printf("%d %d %d %d\n", stats.Calls, stats.Repeats, stats.Connections, stats.HighWater)
+		fmt.Printf("%d %d %d %d %d\n", stats.Calls, stats.Repeats, stats.Connections, stats.HighWater, stats.PromptTokens+stats.CompletionTokens)
 	}
 	return in.Err()
 }
@@ -179,6 +181,17 @@ func begin(cmd *exec.Cmd) (*Process, error) {
 
 // UpstreamStats asks an upstream for its figures.
 func (p *Process) UpstreamStats() (calls, repeats, connections, highWater int, err error) {
+	calls, repeats, connections, highWater, _, err = p.upstreamFigures()
+	return
+}
+
+// UpstreamBill asks an upstream for the tokens that it has billed so far, and for how many calls.
+func (p *Process) UpstreamBill() (tokens, calls int, err error) {
+	calls, _, _, _, tokens, err = p.upstreamFigures()
+	return
+}
+
+func (p *Process) upstreamFigures() (calls, repeats, connections, highWater, tokens int, err error) {
 	if _, err = io.WriteString(p.in, "\n"); err != nil {
 		return
 	}
@@ -186,7 +199,7 @@ func (p *Process) UpstreamStats() (calls, repeats, connections, highWater int, e
 	if err != nil {
 		return
 	}
-	_, err = fmt.Sscan(line, &calls, &repeats, &connections, &highWater)
+	_, err = fmt.Sscan(line, &calls, &repeats, &connections, &highWater, &tokens)
 	return
 }
 
