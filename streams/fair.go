@@ -2,6 +2,7 @@ package streams
 
 import (
 	"context"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,12 +20,17 @@ import (
 // than working it.
 const (
 	// shareBurst and sharePerSecond are a tenant's share of its shard, in each
-	// process: a burst, and what comes on top of it while the shard has no backlog.
+	// process: a burst, and what comes on top of it while the shard has no backlog
+	// or the tenant is a quiet one.
 	shareBurst     = 32
 	sharePerSecond = 100
-	// laneBusy is how many messages may wait in a shard before nobody gets more
-	// than the burst.
+	// laneBusy is how many messages may wait in a shard before loud tenants get no
+	// more than the burst.
 	laneBusy = 16
+	// quietPart is the part of its shard's requests that a quiet tenant stays
+	// below, counted over about demandMemory.
+	quietPart    = 0.25
+	demandMemory = 10 * time.Second
 	// maxShares bounds the tenants whose use is known; those that were seen
 	// longest ago have their whole burst again.
 	maxShares = 10_000
@@ -48,8 +54,9 @@ const (
 type shares struct {
 	busy func(class schemas.Class, shard int) bool // whether much waits in a shard
 
-	mu  sync.Mutex
-	use *lru.Cache[shareKey, *share]
+	mu     sync.Mutex
+	use    *lru.Cache[shareKey, *share]
+	demand map[schemas.Class]*[schemas.Shards]demand // on each shard
 }
 
 type shareKey struct {
@@ -58,8 +65,22 @@ type shareKey struct {
 }
 
 type share struct {
-	left float64
-	at   time.Time
+	left   float64
+	at     time.Time
+	demand demand
+}
+
+// demand is how many requests came lately; older ones count less and less.
+type demand struct {
+	requests float64
+	at       time.Time
+}
+
+// add counts a request and gives the demand with it.
+func (d *demand) add(now time.Time) float64 {
+	d.requests = d.requests*math.Exp(-now.Sub(d.at).Seconds()/demandMemory.Seconds()) + 1
+	d.at = now
+	return d.requests
 }
 
 func newShares(waiting func(class schemas.Class, lane int) int64) *shares {
@@ -67,7 +88,11 @@ func newShares(waiting func(class schemas.Class, lane int) int64) *shares {
 	if err != nil {
 		panic(err) // the size is a constant
 	}
-	return &shares{use: use, busy: func(class schemas.Class, shard int) bool {
+	onShards := map[schemas.Class]*[schemas.Shards]demand{}
+	for _, class := range schemas.Classes {
+		onShards[class] = new([schemas.Shards]demand)
+	}
+	return &shares{use: use, demand: onShards, busy: func(class schemas.Class, shard int) bool {
 		return waiting != nil && waiting(class, shard) >= laneBusy
 	}}
 }
@@ -83,7 +108,9 @@ func (s *shares) beyond(tenant string, class schemas.Class, now time.Time) bool 
 		u = &share{left: shareBurst, at: now}
 		s.use.Add(key, u)
 	}
-	if u.left < shareBurst && !s.busy(class, schemas.Shard(tenant)) {
+	shard := schemas.Shard(tenant)
+	quiet := u.demand.add(now) < quietPart*s.demand[class][shard].add(now)
+	if u.left < shareBurst && (quiet || !s.busy(class, shard)) {
 		u.left = min(shareBurst, u.left+sharePerSecond*now.Sub(u.at).Seconds())
 	}
 	u.at = now

@@ -42,6 +42,33 @@ func TestATenantHasABurstAndMoreWhileItsShardHasNoBacklog(t *testing.T) {
 	require.Equal(t, shareBurst, taken(), "never more than the burst")
 }
 
+func TestAQuietTenantHasItsShareAlsoWhileItsShardIsBusy(t *testing.T) {
+	s := newShares(func(schemas.Class, int) int64 { return laneBusy })
+	quiet := tenantInShardOf("loud")
+	now := time.Now()
+	beyond := map[string]int{}
+	for range 500 { // ten seconds: 1,000 requests a second of one, 50 of the other
+		now = now.Add(20 * time.Millisecond)
+		for range 20 {
+			if s.beyond("loud", schemas.Interactive, now) {
+				beyond["loud"]++
+			}
+		}
+		if s.beyond(quiet, schemas.Interactive, now) {
+			beyond[quiet]++
+		}
+	}
+	require.Equal(t, map[string]int{"loud": 10_000 - shareBurst}, beyond)
+}
+
+func tenantInShardOf(other string) string {
+	for i := 0; ; i++ {
+		if name := fmt.Sprint("quiet", i); schemas.Shard(name) == schemas.Shard(other) {
+			return name
+		}
+	}
+}
+
 func TestTheSharesOfTenantsAreBounded(t *testing.T) {
 	s := newShares(nil)
 	for i := range maxShares + 100 {
