@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/adpa/processor/internal/jsx"
 )
 
 // The buckets, by what stands behind the prefix in their names.
@@ -43,7 +45,7 @@ const (
 // Layout is what Provision sets up.
 type Layout struct {
 	Prefix       string
-	Replicas     int
+	Replicas     int // servers that keep each bucket, at least
 	AnswersBytes int64
 	AnswersAge   time.Duration // as long as responses are kept
 	CacheBytes   int64
@@ -64,12 +66,37 @@ func Provision(ctx context.Context, js jetstream.JetStream, l Layout) error {
 		{Bucket: l.Bucket(BucketRates), TTL: ratesFor, MaxBytes: ratesBytes},
 		{Bucket: l.Bucket(BucketSlots), MaxBytes: slotsBytes},
 	} {
-		cfg.Replicas = replicas
-		if _, err := js.CreateOrUpdateKeyValue(ctx, cfg); err != nil {
-			return fmt.Errorf("setting up bucket %s: %w", cfg.Bucket, err)
+		if err := ensureBucket(ctx, js, cfg, replicas); err != nil {
+			return err
 		}
 	}
 	return provisionCache(ctx, js, l)
+}
+
+// Buckets lists the full names of all buckets, those of the budgets too.
+func (l Layout) Buckets() []string {
+	var list []string
+	for _, name := range []string{BucketCache, BucketAnswers, BucketLeases, "budget", "limits", BucketTemplates, BucketModels, BucketCancelled, BucketRates, BucketSlots} {
+		list = append(list, l.Bucket(name))
+	}
+	return list
+}
+
+// ensureBucket makes a bucket or brings it to the wanted configuration. It never
+// takes copies away.
+func ensureBucket(ctx context.Context, js jetstream.JetStream, cfg jetstream.KeyValueConfig, replicas int) error {
+	have, err := jsx.Copies(ctx, js, "KV_"+cfg.Bucket)
+	if err != nil {
+		return err
+	}
+	cfg.Replicas = max(have, replicas)
+	if _, err := js.CreateOrUpdateKeyValue(ctx, cfg); err != nil {
+		return fmt.Errorf("setting up bucket %s: %w", cfg.Bucket, err)
+	}
+	if have > 0 && have < cfg.Replicas {
+		return jsx.AwaitCopies(ctx, js, "KV_"+cfg.Bucket)
+	}
+	return nil
 }
 
 // provisionCache makes the cache's bucket by hand: a bucket that the client
@@ -90,8 +117,12 @@ func provisionCache(ctx context.Context, js jetstream.JetStream, l Layout) error
 			err = nil // another replica was faster
 		}
 	} else if err == nil {
-		if have := stream.CachedInfo().Config; have.MaxBytes != cfg.MaxBytes || have.Replicas != cfg.Replicas {
+		have := stream.CachedInfo().Config
+		if cfg.Replicas = max(cfg.Replicas, have.Replicas); have.MaxBytes != cfg.MaxBytes || have.Replicas != cfg.Replicas {
 			_, err = js.UpdateStream(ctx, cfg)
+		}
+		if err == nil && have.Replicas < cfg.Replicas {
+			err = jsx.AwaitCopies(ctx, js, cfg.Name)
 		}
 	}
 	if err != nil {

@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/adpa/processor/internal/jsx"
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
 )
@@ -46,7 +47,7 @@ const (
 // Layout is everything that Provision sets up: names, limits and replicas.
 type Layout struct {
 	Names    Names
-	Replicas int
+	Replicas int // servers that keep each stream, at least
 
 	// AckWait is how long a message may be worked on without a sign of life
 	// before another replica gets it. The runner gives that sign at a third of
@@ -136,15 +137,18 @@ func (l Layout) provisionArchive(ctx context.Context, js jetstream.JetStream) er
 	if !l.Archive {
 		return nil
 	}
-	err := ensureStream(ctx, js, jetstream.StreamConfig{
-		Name: l.Names.Archive(), Sources: []*jetstream.StreamSource{{Name: l.Names.Requests()}},
-		Discard: jetstream.DiscardOld, MaxBytes: l.ArchiveBytes, MaxAge: l.ArchiveAge,
-		Compression: jetstream.S2Compression, AllowDirect: true, Replicas: max(l.Replicas, 1),
-	})
-	if err != nil {
+	if err := ensureStream(ctx, js, l.archive()); err != nil {
 		return err
 	}
 	return awaitSourcing(ctx, js, l.Names.Requests())
+}
+
+func (l Layout) archive() jetstream.StreamConfig {
+	return jetstream.StreamConfig{
+		Name: l.Names.Archive(), Sources: []*jetstream.StreamSource{{Name: l.Names.Requests()}},
+		Discard: jetstream.DiscardOld, MaxBytes: l.ArchiveBytes, MaxAge: l.ArchiveAge,
+		Compression: jetstream.S2Compression, AllowDirect: true, Replicas: max(l.Replicas, 1),
+	}
 }
 
 // awaitSourcing waits until the stream lists the consumer that copies it.
@@ -213,7 +217,9 @@ func (l Layout) consumers() []durable {
 	return list
 }
 
-// ensureStream makes a stream or brings it to the wanted configuration.
+// ensureStream makes a stream or brings it to the wanted configuration. It never
+// takes copies away: a replica whose configuration was not told of a cluster
+// must not undo what provision --replicas did.
 func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.StreamConfig) error {
 	stream, err := js.Stream(ctx, want.Name)
 	switch {
@@ -225,10 +231,14 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 	case err == nil:
 		have := stream.CachedInfo().Config
 		want.FirstSeq = have.FirstSeq
+		want.Replicas = max(want.Replicas, have.Replicas)
 		if sameStream(have, want) {
 			return nil
 		}
 		_, err = js.UpdateStream(ctx, want)
+		if err == nil && want.Replicas > have.Replicas {
+			err = jsx.AwaitCopies(ctx, js, want.Name)
+		}
 	}
 	if err != nil {
 		return fmt.Errorf("setting up stream %s: %w", want.Name, explain(err))

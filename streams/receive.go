@@ -164,7 +164,7 @@ var errNewer = errors.New("the hand-off is of a newer version")
 func (r *Runner) receiveHandoffs(s *source, d *delivery, meta *jetstream.MsgMetadata) {
 	handoffs, err := readHandoffs(d.msg)
 	if errors.Is(err, errNewer) {
-		_ = d.msg.NakWithDelay(defaultAckWait) // a replica that knows the version takes it
+		r.leaveToNewer(s, d)
 		return
 	}
 	if err != nil {

@@ -46,8 +46,9 @@ func Streams(prefix string, replicas int) []jetstream.StreamConfig {
 func budgetBucket(prefix string) string { return prefix + "_budget" }
 func limitsBucket(prefix string) string { return prefix + "_limits" }
 
-// Provision makes the buckets that are missing and refuses those that would
-// break the ledger's promises. Open does it too.
+// Provision makes the buckets that are missing, copies them to more servers
+// where replicas asks for that, and refuses those that would break the ledger's
+// promises. Open does it too.
 func Provision(ctx context.Context, js jetstream.JetStream, prefix string, replicas int) error {
 	for _, want := range Streams(prefix, replicas) {
 		stream, err := js.Stream(ctx, want.Name)
@@ -64,8 +65,23 @@ func Provision(ctx context.Context, js jetstream.JetStream, prefix string, repli
 			return fmt.Errorf("stream %s would drop budgets: its max_age is %v and its discard policy %v; it must be 0 and new",
 				want.Name, have.MaxAge, have.Discard)
 		}
+		if err := moreCopies(ctx, js, stream.CachedInfo().Config, want.Replicas); err != nil {
+			return err
+		}
 	}
 	return nil
+}
+
+// moreCopies brings a stream to as many copies as are wanted; it takes none away.
+func moreCopies(ctx context.Context, js jetstream.JetStream, have jetstream.StreamConfig, wanted int) error {
+	if have.Replicas >= wanted {
+		return nil
+	}
+	have.Replicas = wanted
+	if _, err := js.UpdateStream(ctx, have); err != nil {
+		return fmt.Errorf("copying stream %s to %d servers: %w", have.Name, wanted, err)
+	}
+	return jsx.AwaitCopies(ctx, js, have.Name)
 }
 
 // bucket reads and writes one bucket.
