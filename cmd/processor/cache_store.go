@@ -18,7 +18,7 @@ import (
 const passingTTL = 30 * time.Second
 
 func (d *deps) cacheConfig() cache.Config {
-	return cacheConfig(d.cfg.Cache)
+	return cacheConfig(d.settings().Cache)
 }
 
 func cacheConfig(c kv.CacheConfig) cache.Config {
@@ -49,7 +49,7 @@ func (d *deps) remember(r *stages.Request, record generate.Record, kept func()) 
 		d.pass(cache.Key(r), entry, kept)
 		return
 	}
-	ttl := cache.TTL(r, d.cfg.Cache.TTL.Std())
+	ttl := cache.TTL(r, d.settings().Cache.TTL.Std())
 	d.cache.Put(cache.Key(r), entry, ttl, kept)
 	if key := d.cacheConfig().NormalizedKey(r); key != "" {
 		d.cache.Link(key, cache.Key(r), entry, ttl)
@@ -58,7 +58,7 @@ func (d *deps) remember(r *stages.Request, record generate.Record, kept func()) 
 
 // cacheable reports whether an answer may be used for later requests.
 func (d *deps) cacheable(r *stages.Request, provider string, answer []byte) bool {
-	allowed := d.cfg.Cache.Providers
+	allowed := d.settings().Cache.Providers
 	return (len(allowed) == 0 || slices.Contains(allowed, provider)) && (askedFor(r) || !cutOff(answer))
 }
 

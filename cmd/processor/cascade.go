@@ -20,10 +20,10 @@ import (
 // scoring makes the score stage: what it rejects goes back to generate, and
 // what it learns goes to whoever chooses models and parameters.
 func (d *deps) scoring() *score.Stage {
-	return score.NewStage(d.cfg.Score, score.Deps{
-		Scorer: score.New(d.cfg.Score), Rejected: d.forget, Won: d.rememberBest,
+	return score.NewStage(d.settings().Score, score.Deps{
+		Scorer: score.New(d.settings().Score), Rejected: d.forget, Won: d.rememberBest,
 		Scored: d.scored, Better: d.better, Answers: rounds{d},
-		Earns: score.NewEarnings(d.cfg.Score.MinGain, d.cfg.Score.MinGainPerUSD), Switched: d.cascadeSwitched,
+		Earns: d.earned(), Switched: d.cascadeSwitched,
 		Judge: d.judge(),
 	})
 }
@@ -86,7 +86,7 @@ func (d *deps) rememberBest(r *stages.Request) {
 			entry.Usage, entry.CostUSD = a.Usage, a.CostUSD
 		}
 	}
-	d.cache.Put(cache.Key(r), entry, cache.TTL(r, d.cfg.Cache.TTL.Std()), nil)
+	d.cache.Put(cache.Key(r), entry, cache.TTL(r, d.settings().Cache.TTL.Std()), nil)
 }
 
 // cascadeEvent tells a tenant that attempts at better answers were switched.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/rand"
 	"fmt"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -21,6 +22,7 @@ import (
 	"github.com/adpa/processor/stages/compress"
 	"github.com/adpa/processor/stages/generate"
 	"github.com/adpa/processor/stages/generate/limit"
+	"github.com/adpa/processor/stages/score"
 	"github.com/adpa/processor/stages/structure"
 	"github.com/adpa/processor/stages/template"
 	"github.com/adpa/processor/stages/tune"
@@ -48,6 +50,7 @@ type deps struct {
 	generate   *generate.Stage
 	budgets    *budgets
 	limits     *limit.Limiter
+	allowances map[string]*kv.Allowance // of providers, by name
 	tenants    *streams.Tenants
 	deltas     *streams.Deltas
 	backlog    *streams.Backlog
@@ -55,12 +58,16 @@ type deps struct {
 	held       *streams.Memory
 	replay     *replaying // what a replay puts in the place of providers and cache; else nil
 	closers    []func()
+
+	now      atomic.Pointer[config.Config] // cfg with what was reloaded since
+	earnings *score.Earnings
 }
 
 // newDeps opens everything, in the order in which it is needed; what was
 // opened is closed again where a later part fails.
 func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry prometheus.Registerer) (d *deps, err error) {
 	d = &deps{cfg: cfg, nc: nc, metrics: newMetrics(registry), layout: streams.NewLayout(cfg.NATS, cfg.Streams)}
+	d.now.Store(&cfg)
 	defer func() {
 		if err != nil {
 			d.close()
@@ -113,7 +120,7 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	d.generate = generate.New(cfg.Pipeline.Workers[stages.Generate], generate.Deps{
 		Ledger: d.ledger, Router: d.route, Cost: d.models.cost,
 		Budget: d.budgets, Answered: d.remember, Flights: flights{d.leases, d.cache}, Deltas: d.deltas.Begin, Prefixes: d.prefixes(),
-		Limits: d.limits, Tokens: d.callTokens(), Says: d.models.said, Timeout: timeouts(cfg),
+		Limits: d.limits, Tokens: d.callTokens, Says: d.models.said, Timeout: timeouts(cfg),
 		Called: d.called, Prepare: d.prepareTuned,
 	})
 	d.cancelled, err = kv.NewCancelled(ctx, d.js, bucketLayout(cfg), d.generate.Cancel)
@@ -144,7 +151,7 @@ func (d *deps) openCompressor() error {
 	if err != nil {
 		return err
 	}
-	d.compressor, err = compress.New(d.cfg.Compress, encoding.Count)
+	d.compressor, err = compress.New(d.settings().Compress, encoding.Count)
 	if err != nil {
 		return fmt.Errorf("compress: %w", err)
 	}

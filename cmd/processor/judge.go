@@ -24,10 +24,11 @@ const (
 
 // judge makes the judge that the configuration names; nil where it names none.
 func (d *deps) judge() *score.Judge {
-	if d.cfg.Score.Judge == "" {
+	c := d.settings().Score
+	if c.Judge == "" {
 		return nil
 	}
-	return score.NewJudge(d.cfg.Score.Judge, d.cfg.Score.JudgeSample, d.askJudge)
+	return score.NewJudge(c.Judge, c.JudgeSample, d.askJudge)
 }
 
 // budgetsWithJudge gives the budgets of the configuration and the judge's own,
@@ -55,7 +56,7 @@ func (d *deps) askJudge(ctx context.Context, request []byte) (completion []byte,
 	ctx, cancel := context.WithTimeout(ctx, judgeTimeout)
 	defer cancel()
 	r := &stages.Request{Handoff: schemas.Handoff{
-		State: schemas.State{ID: rand.Text(), Tenant: judgeTenant, Kind: schemas.Chat, Model: d.cfg.Score.Judge},
+		State: schemas.State{ID: rand.Text(), Tenant: judgeTenant, Kind: schemas.Chat, Model: d.settings().Score.Judge},
 		Body:  request,
 	}}
 	route, err := d.models.route(r)

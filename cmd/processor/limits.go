@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"slices"
 	"sync"
 	"time"
 
@@ -25,14 +26,16 @@ func (d *deps) openLimits(ctx context.Context, registry prometheus.Registerer) e
 	}
 	d.closers = append(d.closers, rates.Close)
 	workers := d.cfg.Pipeline.Workers[stages.Generate]
+	d.allowances = map[string]*kv.Allowance{}
 	var list []limit.Config
 	for _, p := range d.cfg.ProviderList() {
 		c := limit.Config{Name: p.Name, MaxConnections: p.MaxConnections}
 		if _, pooled := d.models.providers[p.Name].(providers.Pooled); !pooled {
 			c.MaxConnections = workers // it has no connections
 		}
-		if p.RequestsPerMinute > 0 || p.TokensPerMinute > 0 {
-			c.Rate = rates.Allowance(calibration.EscapeName(p.Name), p.RequestsPerMinute, p.TokensPerMinute)
+		if len(d.cfg.Providers) > 0 { // without a limit too, for it may get one
+			d.allowances[p.Name] = rates.Allowance(calibration.EscapeName(p.Name), p.RequestsPerMinute, p.TokensPerMinute)
+			c.Rate = d.allowances[p.Name]
 		}
 		list = append(list, c)
 	}
@@ -43,7 +46,7 @@ func (d *deps) openLimits(ctx context.Context, registry prometheus.Registerer) e
 	d.limits = limit.New(list)
 	d.closers = append(d.closers, d.limits.Close)
 	if registry != nil {
-		registry.MustRegister(newLimitFigures(d.limits, d.cfg))
+		registry.MustRegister(newLimitFigures(d.limits, d.models.named))
 	}
 	return nil
 }
@@ -62,26 +65,17 @@ func timeouts(cfg config.Config) func(provider string) time.Duration {
 
 // callTokens estimates what a call may use of what its provider allows in a
 // minute. Where nothing bounds that, it is not counted.
-func (d *deps) callTokens() func(r *stages.Request, route generate.Route) int {
-	bounded := map[string]bool{}
-	for _, p := range d.cfg.ProviderList() {
-		if p.TokensPerMinute > 0 {
-			bounded[p.Name] = true
-		}
+func (d *deps) callTokens(r *stages.Request, route generate.Route) int {
+	list := d.settings().Providers
+	at := slices.IndexFunc(list, func(p providers.Config) bool { return p.Name == route.Provider })
+	if at < 0 || list[at].TokensPerMinute == 0 {
+		return 0
 	}
-	if len(bounded) == 0 {
-		return nil
+	e, err := d.budgets.estimate(r, route)
+	if err != nil {
+		return 0 // the provider will say what is wrong with it
 	}
-	return func(r *stages.Request, route generate.Route) int {
-		if !bounded[route.Provider] {
-			return 0
-		}
-		e, err := d.budgets.estimate(r, route)
-		if err != nil {
-			return 0 // the provider will say what is wrong with it
-		}
-		return int(e.amount.Tokens)
-	}
+	return int(e.amount.Tokens)
 }
 
 // said gives what a provider has last said of its own limits.
@@ -98,15 +92,16 @@ func (m *models) said(route generate.Route) (calls, tokens limit.Said, said bool
 
 // fallbacks are the models to take instead of one, in the order in which its entry names them.
 func (m *models) fallbacks(model string) []generate.Route {
-	at := m.index(model)
-	if at < 0 || len(m.list[at].Fallback) == 0 {
+	t := m.table.Load()
+	at := t.index(model)
+	if at < 0 || len(t.list[at].Fallback) == 0 {
 		return nil
 	}
 	var list []generate.Route
-	for _, name := range m.list[at].Fallback {
+	for _, name := range t.list[at].Fallback {
 		provider := m.only
-		if i := m.index(name); i >= 0 && m.list[i].Provider != "" {
-			provider = m.list[i].Provider
+		if i := t.index(name); i >= 0 && t.list[i].Provider != "" {
+			provider = t.list[i].Provider
 		}
 		if caller, ok := m.callers[provider]; ok {
 			list = append(list, generate.Route{Model: name, Provider: provider, Because: "fallback of " + model, Caller: caller})
@@ -134,7 +129,7 @@ func (m *models) warm(ctx context.Context) {
 // configuration does not name are one: applications may name any.
 type limitFigures struct {
 	limits *limit.Limiter
-	named  map[string]bool
+	named  func(model string) bool // by the configuration
 
 	limit, inFlight, waiting, breaker, retries, refusals, opened *prometheus.Desc
 }
@@ -142,11 +137,8 @@ type limitFigures struct {
 // otherModels stands for all models without an entry.
 const otherModels = "other"
 
-func newLimitFigures(limits *limit.Limiter, cfg config.Config) *limitFigures {
-	c := &limitFigures{limits: limits, named: map[string]bool{}}
-	for _, m := range cfg.Models {
-		c.named[m.Name] = true
-	}
+func newLimitFigures(limits *limit.Limiter, named func(model string) bool) *limitFigures {
+	c := &limitFigures{limits: limits, named: named}
 	for _, d := range []struct {
 		to         **prometheus.Desc
 		name, help string
@@ -177,7 +169,7 @@ func (c *limitFigures) Collect(to chan<- prometheus.Metric) {
 	sums := map[label]limit.Figures{}
 	for _, f := range c.limits.Figures() {
 		at := label{f.Provider, f.Model}
-		if !c.named[f.Model] {
+		if !c.named(f.Model) {
 			at.model = otherModels
 		}
 		sum := sums[at]

@@ -19,9 +19,8 @@ func TestFiguresOfLimitsNameConfiguredModelsOnly(t *testing.T) {
 	for _, model := range []string{"gpt", "anything", "else"} {
 		_, _ = limits.TryEnter(limit.Ask{Provider: "p", Model: model})
 	}
-	cfg := config.Config{Models: []generate.Model{{Name: "gpt"}}}
 	registry := prometheus.NewRegistry()
-	registry.MustRegister(newLimitFigures(limits, cfg))
+	registry.MustRegister(newLimitFigures(limits, func(model string) bool { return model == "gpt" }))
 	families, err := registry.Gather()
 	require.NoError(t, err)
 	require.Len(t, families, 7)
@@ -31,9 +30,10 @@ func TestFiguresOfLimitsNameConfiguredModelsOnly(t *testing.T) {
 }
 
 func TestFallbacksHaveTheirOwnProviders(t *testing.T) {
-	m := &models{callers: map[string]generate.Caller{"one": nil, "two": nil}, list: []generate.Model{
+	m := &models{callers: map[string]generate.Caller{"one": nil, "two": nil}}
+	m.table.Store(&modelTable{list: []generate.Model{
 		{Name: "a", Provider: "one", Fallback: []string{"b", "c", "unknown"}}, {Name: "b", Provider: "two"}, {Name: "c", Provider: "one"},
-	}}
+	}})
 	list := m.fallbacks("a")
 	require.Len(t, list, 2)
 	require.Equal(t, "two", list[0].Provider)

@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync/atomic"
 
 	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/internal/providers"
@@ -14,21 +15,29 @@ import (
 	"github.com/adpa/processor/stages/selection"
 )
 
-// models knows which provider has which model, and what it costs.
+// models knows which provider has which model, and what it costs. Providers stay
+// as they are; what is known of models may be changed as a whole.
 type models struct {
-	list      []generate.Model
+	table     atomic.Pointer[modelTable]
 	providers map[string]providers.Provider
 	callers   map[string]generate.Caller // the same, counted
 	only      string                     // the provider's name, where there is one only
-	prices    tokens.Prices
 	selector  *selector
 }
 
+// modelTable is what the configuration says of models. It is immutable.
+type modelTable struct {
+	list   []generate.Model
+	prices tokens.Prices
+}
+
+func newModelTable(cfg config.Config) *modelTable {
+	return &modelTable{cfg.Models, billedPrices(cfg)}
+}
+
 func newModels(cfg config.Config, figures *metrics, counter *tokens.Counter) (*models, error) {
-	m := &models{
-		list: cfg.Models, prices: billedPrices(cfg),
-		providers: map[string]providers.Provider{}, callers: map[string]generate.Caller{},
-	}
+	m := &models{providers: map[string]providers.Provider{}, callers: map[string]generate.Caller{}}
+	m.table.Store(newModelTable(cfg))
 	for _, c := range cfg.ProviderList() {
 		c.BufferSize = cfg.Resources.ConnectionBuffer()
 		p, err := providers.New(c)
@@ -104,8 +113,9 @@ func (m *models) close() {
 // names its model to one of the same group or to a fallback. A model that no
 // entry names goes to the only provider.
 func (m *models) route(r *stages.Request) (generate.Route, error) {
-	at := m.index(r.Model)
-	list := m.choices(r.Model, at)
+	t := m.table.Load()
+	at := t.index(r.Model)
+	list := t.choices(r.Model, at)
 	switch {
 	case at < 0 && len(list) == 0 && m.only != "":
 		return m.to(r.Model, m.only, "only provider")
@@ -113,27 +123,27 @@ func (m *models) route(r *stages.Request) (generate.Route, error) {
 		return generate.Route{}, m.notFound(r.Model)
 	case len(r.Tried) > 0:
 		if name, because, found := m.selector.better(r, list); found {
-			return m.chosen(name, because, 1)
+			return m.chosen(t, name, because, 1)
 		}
 		if last := r.Tried[len(r.Tried)-1]; slices.Contains(list, last) {
-			return m.chosen(last, "again: there is no better model", 1)
+			return m.chosen(t, last, "again: there is no better model", 1)
 		}
 	}
 	if at >= 0 {
 		if _, err := selection.ParseOptions(r.Asked().Select); err != nil {
 			return generate.Route{}, err // said now, and not only once the request says auto
 		}
-		return m.to(r.Model, m.list[at].Provider, "requested")
+		return m.to(r.Model, t.list[at].Provider, "requested")
 	}
 	name, because, probability, err := m.selector.choose(r, list)
 	if err != nil {
 		return generate.Route{}, err
 	}
-	return m.chosen(name, because, probability)
+	return m.chosen(t, name, because, probability)
 }
 
-func (m *models) chosen(name, because string, probability float64) (generate.Route, error) {
-	route, err := m.to(name, m.list[m.index(name)].Provider, because)
+func (m *models) chosen(t *modelTable, name, because string, probability float64) (generate.Route, error) {
+	route, err := m.to(name, t.list[t.index(name)].Provider, because)
 	route.Probability = probability
 	return route, err
 }
@@ -141,14 +151,14 @@ func (m *models) chosen(name, because string, probability float64) (generate.Rou
 // choices are the models that a request may go to which asks for a name: all
 // for auto, those of a group, or the named one (at its index), those of its
 // group and its fallbacks. Fallbacks without an entry are left out.
-func (m *models) choices(name string, at int) []string {
+func (t *modelTable) choices(name string, at int) []string {
 	var list []string
-	for i := range m.list {
-		e := &m.list[i]
+	for i := range t.list {
+		e := &t.list[i]
 		switch {
 		case name == generate.Auto, i == at, e.Group != "" && e.Group == name,
-			at >= 0 && e.Group != "" && e.Group == m.list[at].Group,
-			at >= 0 && slices.Contains(m.list[at].Fallback, e.Name):
+			at >= 0 && e.Group != "" && e.Group == t.list[at].Group,
+			at >= 0 && slices.Contains(t.list[at].Fallback, e.Name):
 			list = append(list, e.Name)
 		}
 	}
@@ -168,7 +178,7 @@ func (m *models) to(model, provider, because string) (generate.Route, error) {
 
 func (m *models) notFound(name string) error {
 	var known []string
-	for _, e := range m.list {
+	for _, e := range m.table.Load().list {
 		known = append(known, e.Name)
 	}
 	return schemas.Invalid(schemas.CodeModelNotFound, "model", "no model or group is called %.80q; there are %s", name, strings.Join(append(known, generate.Auto), ", "))
@@ -176,7 +186,7 @@ func (m *models) notFound(name string) error {
 
 // cost is the price of a call in US dollars; 0 where no price is known.
 func (m *models) cost(model string, usage schemas.Usage) float64 {
-	price, ok := m.prices.Lookup(model)
+	price, ok := m.table.Load().prices.Lookup(model)
 	if !ok {
 		return 0
 	}
@@ -185,32 +195,34 @@ func (m *models) cost(model string, usage schemas.Usage) float64 {
 
 // maxOutput is how long an answer of the model may be; 0 is unknown.
 func (m *models) maxOutput(name string) int {
-	if at := m.index(name); at >= 0 {
-		return m.list[at].MaxOutput
+	t := m.table.Load()
+	if at := t.index(name); at >= 0 {
+		return t.list[at].MaxOutput
 	}
 	return 0
 }
 
-func (m *models) index(name string) int {
-	return slices.IndexFunc(m.list, func(e generate.Model) bool { return e.Name == name })
+func (t *modelTable) index(name string) int {
+	return slices.IndexFunc(t.list, func(e generate.Model) bool { return e.Name == name })
 }
 
 // cheaper gives the cheapest of a model's fallbacks that costs less than it.
 func (m *models) cheaper(name string) (route generate.Route, found bool) {
-	at := m.index(name)
+	t := m.table.Load()
+	at := t.index(name)
 	if at < 0 {
 		return generate.Route{}, false
 	}
 	typical := schemas.Usage{PromptTokens: 1000, CompletionTokens: 500}
 	lowest := m.cost(name, typical)
-	for _, fallback := range m.list[at].Fallback {
+	for _, fallback := range t.list[at].Fallback {
 		cost := m.cost(fallback, typical)
 		if cost >= lowest {
 			continue
 		}
 		provider := m.only
-		if i := m.index(fallback); i >= 0 {
-			provider = m.list[i].Provider
+		if i := t.index(fallback); i >= 0 {
+			provider = t.list[i].Provider
 		}
 		if to, err := m.to(fallback, provider, "downgraded: the budget for "+name+" is used up"); err == nil {
 			route, found, lowest = to, true, cost

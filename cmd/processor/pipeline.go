@@ -24,7 +24,7 @@ import (
 // steps is the pipeline: a request is compressed, looked up in the cache,
 // batched with its like, generated and scored.
 func steps(d *deps) []streams.Step {
-	c, scoring := d.cfg, d.scoring()
+	c, scoring := d.settings(), d.scoring()
 	return []streams.Step{
 		{Name: stages.Compress, Stage: stages.Before(scoring.Ask, stages.Before(d.tuner.Ask, stages.Before(d.templates.Render, stages.Before(d.forms.Ask, compress.Stage(d.compressor)))))},
 		{Name: stages.Cache, Stage: cache.New(d.cacheConfig(), d.replay.over(d.cached()), d.metrics.cacheResult)},
@@ -38,6 +38,7 @@ func steps(d *deps) []streams.Step {
 type pipeline struct {
 	deps    *deps
 	runners []*streams.Runner
+	stages  map[string]*liveStage
 }
 
 // newPipeline sets up streams, buckets and providers and makes a runner for
@@ -63,7 +64,7 @@ func newPipeline(ctx context.Context, cfg config.Config, nc *nats.Conn, wanted [
 		change(d)
 	}
 	p := &pipeline{deps: d}
-	all := steps(d)
+	all := p.live(steps(d))
 	for _, group := range groups {
 		r, err := streams.NewRunner(nc, d.runnerConfig(group), inGroup(all, group))
 		if err != nil {

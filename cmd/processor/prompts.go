@@ -43,7 +43,7 @@ func (m *models) takeSchemas(name string, kinds map[string]string) bool {
 		}
 		seen[name] = true
 		known := false
-		for _, e := range m.list {
+		for _, e := range m.table.Load().list {
 			if name != e.Name && name != e.Group && name != generate.Auto {
 				continue
 			}

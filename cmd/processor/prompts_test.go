@@ -232,17 +232,21 @@ func TestWhoTakesSchemas(t *testing.T) {
 		cfg.Providers = append(cfg.Providers, providers.Config{Name: name, Kind: kind, BaseURL: "http://127.0.0.1:1", APIKey: "k"}.WithDefaults())
 	}
 	kinds := map[string]string{"o": providers.KindOpenAI, "a": providers.KindAnthropic}
-	m := &models{list: []generate.Model{
+	m := new(models)
+	m.table.Store(&modelTable{list: []generate.Model{
 		{Name: "gpt", Provider: "o", Group: "smart"}, {Name: "mini", Provider: "o", Group: "small", Fallback: []string{"gpt"}},
 		{Name: "claude", Provider: "a", Group: "smart"}, {Name: "safe", Provider: "o", Fallback: []string{"mini", "claude"}},
-	}}
+	}})
 	for name, want := range map[string]bool{
 		"gpt": true, "mini": true, "claude": false, "safe": false, "smart": false, "small": true, "auto": false, "unknown": false,
 	} {
 		require.Equal(t, want, m.takeSchemas(name, kinds), name)
 	}
-	require.True(t, (&models{only: "o"}).takeSchemas("anything", kinds))
-	require.False(t, (&models{only: "a"}).takeSchemas("anything", kinds))
+	m.table.Store(&modelTable{})
+	m.only = "o"
+	require.True(t, m.takeSchemas("anything", kinds))
+	m.only = "a"
+	require.False(t, m.takeSchemas("anything", kinds))
 }
 
 // A full generate stream does not hold up the answers behind it.

@@ -8,6 +8,7 @@ import (
 	"hash/fnv"
 	"slices"
 	"strings"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go/jetstream"
@@ -111,12 +112,17 @@ func (l *learnt) Learn(model string, f selection.Features, usual, score float64)
 
 // selector chooses models by what was learnt, within the limits of each request.
 type selector struct {
-	cfg     generate.SelectConfig
 	learnt  *learnt
 	counter *tokens.Counter
 	ledger  *budget.Ledger
 	// open reports whether a model is not to be called for now. It may be nil.
-	open  func(provider, model string) bool
+	open func(provider, model string) bool
+	use  atomic.Pointer[choosing]
+}
+
+// choosing is what the configuration says of choices. It is immutable.
+type choosing struct {
+	generate.SelectConfig
 	known map[string]knownModel
 }
 
@@ -146,22 +152,29 @@ func (d *deps) called(c generate.Called) {
 }
 
 func newSelector(cfg generate.SelectConfig, m *models, l *learnt, counter *tokens.Counter, ledger *budget.Ledger) *selector {
-	s := &selector{cfg: cfg, learnt: l, counter: counter, ledger: ledger, known: map[string]knownModel{}}
-	for _, entry := range m.list {
-		price, _ := m.prices.Lookup(entry.Name)
+	s := &selector{learnt: l, counter: counter, ledger: ledger}
+	s.use.Store(newChoosing(cfg, m.table.Load(), m.only))
+	return s
+}
+
+func newChoosing(cfg generate.SelectConfig, t *modelTable, only string) *choosing {
+	c := &choosing{cfg, map[string]knownModel{}}
+	for _, entry := range t.list {
+		price, _ := t.prices.Lookup(entry.Name)
 		k := knownModel{Model: entry, key: calibration.EscapeName(entry.Name), provider: entry.Provider, price: price}
 		if k.provider == "" {
-			k.provider = m.only
+			k.provider = only
 		}
 		k.candidate = selection.Candidate{Model: k.key, Quality: entry.Quality, OutputUSD: price.Output / 1e6}
-		s.known[entry.Name] = k
+		c.known[entry.Name] = k
 	}
-	return s
+	return c
 }
 
 // wanted is what a request wants of the choice.
 type wanted struct {
 	r      *stages.Request
+	use    *choosing
 	need   selection.Need
 	ask    selection.Ask
 	tokens int // of the prompt, about
@@ -172,11 +185,12 @@ func (s *selector) want(r *stages.Request) (*wanted, error) {
 	if err != nil {
 		return nil, err
 	}
-	w := &wanted{r: r, need: selection.Read(r.Body), tokens: len(r.Body) / bytesPerToken}
+	use := s.use.Load()
+	w := &wanted{r: r, use: use, need: selection.Read(r.Body), tokens: len(r.Body) / bytesPerToken}
 	w.ask = selection.Ask{
 		Route: routeKey(r, &w.need), Dice: dice(r), Now: time.Now(),
-		Weights:    selection.Weights{Quality: s.cfg.Criteria["quality"], Speed: s.cfg.Criteria["speed"], Cost: s.cfg.Criteria["cost"]},
-		MaxCostUSD: s.cfg.MaxCostUSD, MinQuality: s.cfg.MinQuality, Explore: s.cfg.Explore, Deterministic: s.cfg.Deterministic,
+		Weights:    selection.Weights{Quality: use.Criteria["quality"], Speed: use.Criteria["speed"], Cost: use.Criteria["cost"]},
+		MaxCostUSD: use.MaxCostUSD, MinQuality: use.MinQuality, Explore: use.Explore, Deterministic: use.Deterministic,
 	}
 	options.Apply(&w.ask)
 	w.ask.Features = selection.Describe(make(selection.Features, 0, 256), w.need.Prompt)
@@ -268,7 +282,10 @@ func (s *selector) fitting(w *wanted, list []string) (fit []string, candidates [
 	code := schemas.CodeContextLengthExceeded
 	able := make([]string, 0, len(list))
 	for _, name := range list {
-		m := s.known[name]
+		m, known := w.use.known[name]
+		if !known { // the models were changed a moment ago
+			continue
+		}
 		why, long, err := s.unable(w, &m)
 		switch {
 		case err != nil:
@@ -286,10 +303,10 @@ func (s *selector) fitting(w *wanted, list []string) (fit []string, candidates [
 	}
 	able = unless(able, func(name string) bool { return s.refused(w, name) })
 	if s.open != nil {
-		able = unless(able, func(name string) bool { return s.open(s.known[name].provider, name) })
+		able = unless(able, func(name string) bool { return s.open(w.use.known[name].provider, name) })
 	}
 	for _, name := range able {
-		m := s.known[name]
+		m := w.use.known[name]
 		c := m.candidate
 		c.PromptUSD = float64(w.tokens) * m.price.Input / 1e6
 		c.MaxOutput = m.MaxOutput
@@ -349,7 +366,7 @@ func (s *selector) refused(w *wanted, name string) bool {
 	if !s.ledger.Limited(w.r.Tenant) {
 		return false
 	}
-	m := s.known[name]
+	m := w.use.known[name]
 	least := budget.Amount{Tokens: int64(w.tokens) + 1, Cost: budget.FromDollars(m.price.Cost(w.tokens, 0, 1))}
 	return s.ledger.Check(w.r.Tenant, name, least) == budget.Denied
 }
@@ -373,5 +390,5 @@ func (s *selector) called(c generate.Called, costUSD float64) {
 func (s *selector) scored(r *stages.Request, model string, quality float64) {
 	need := selection.Read(r.Body)
 	features := selection.Describe(make(selection.Features, 0, 256), need.Prompt)
-	selection.Score(s.learnt, time.Now(), routeKey(r, &need), calibration.EscapeName(model), s.known[model].Quality, features, quality)
+	selection.Score(s.learnt, time.Now(), routeKey(r, &need), calibration.EscapeName(model), s.use.Load().known[model].Quality, features, quality)
 }

@@ -47,12 +47,13 @@ func (c *runCmd) Run(a *app) error {
 		p.deps.close()
 		return hint(err, "set http.addr to a free address")
 	}
-	stopFigures, err := serveFigures(nc, cfg, groupNames(cfg, c.Stages), registry, p.deps.limits)
+	stopFigures, err := p.deps.serveFigures(groupNames(cfg, c.Stages), registry)
 	if err != nil {
 		p.deps.close()
 		return errors.Join(err, http.Close(a.ctx))
 	}
 	defer stopFigures()
+	defer p.reloadOnHangup(func() (config.Config, error) { return a.load(withProviders(c.Provider)) })()
 	fmt.Fprintf(a.stderr, "processor: serving %s on %s; metrics on http://%s/metrics\n",
 		groupNames(cfg, c.Stages), redact(nc.ConnectedUrl()), http.Addr())
 	err = p.Run(a.ctx)

@@ -11,9 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/prometheus/client_golang/prometheus"
 
-	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/stages/generate/limit"
-	"github.com/adpa/processor/streams"
 )
 
 const (
@@ -65,8 +63,8 @@ type modelState struct {
 type figuresServer struct {
 	registry *prometheus.Registry
 	limits   *limit.Limiter
-	named    map[string]bool // models with an entry; all others are one
-	fixed    replicaFigures  // what does not change
+	named    func(model string) bool // by the configuration; all others are one
+	fixed    replicaFigures          // what does not change
 
 	mu   sync.Mutex
 	at   time.Time
@@ -74,17 +72,14 @@ type figuresServer struct {
 }
 
 // serveFigures answers on <prefix>.top until stop.
-func serveFigures(nc *nats.Conn, cfg config.Config, groups string, registry *prometheus.Registry, limits *limit.Limiter) (stop func(), err error) {
+func (d *deps) serveFigures(groups string, registry *prometheus.Registry) (stop func(), err error) {
 	host, err := os.Hostname()
 	if err != nil {
 		host = "localhost"
 	}
-	s := &figuresServer{registry: registry, limits: limits, named: map[string]bool{}}
+	s := &figuresServer{registry: registry, limits: d.limits, named: d.models.named}
 	s.fixed = replicaFigures{Process: fmt.Sprintf("%s-%d", host, os.Getpid()), Groups: groups, Began: time.Now().UTC()}
-	for _, m := range cfg.Models {
-		s.named[m.Name] = true
-	}
-	sub, err := nc.Subscribe(streams.Names{Prefix: cfg.NATS.Prefix}.Top(), func(m *nats.Msg) {
+	sub, err := d.nc.Subscribe(d.layout.Names.Top(), func(m *nats.Msg) {
 		if m.Reply == "" {
 			return
 		}
@@ -183,7 +178,7 @@ func (s *figuresServer) models() []modelState {
 	var list []modelState
 	for _, f := range s.limits.Figures() {
 		m := modelState{f.Provider, f.Model, f.Limit, f.Running, f.Waiting, f.Breaker.String()}
-		if !s.named[m.Model] {
+		if !s.named(m.Model) {
 			m.Model = otherModels
 		}
 		at := slices.IndexFunc(list, func(o modelState) bool { return o.Provider == m.Provider && o.Model == m.Model })

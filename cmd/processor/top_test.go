@@ -92,7 +92,7 @@ func TestTopShowsWhatReplicasDid(t *testing.T) {
 	})
 	running, err := newPipeline(t.Context(), p.cfg, p.nc, nil, p.registry)
 	require.NoError(t, err)
-	stop, err := serveFigures(p.nc, p.cfg, "compress, cache, batch, generate, score", p.registry, running.deps.limits)
+	stop, err := running.deps.serveFigures("compress, cache, batch, generate, score", p.registry)
 	require.NoError(t, err)
 	defer stop()
 	p.run(running)
