@@ -12,7 +12,7 @@ WORKDIR /src
 COPY go.mod go.sum ./
 RUN go mod download
 COPY . .
-RUN CGO_ENABLED=0 go build -trimpath -ldflags="-s -w" -o /out/processor ./cmd/processor
+RUN CGO_ENABLED=0 go build -ldflags="-s -w" -o /out/processor ./cmd/processor
 RUN mkdir /out/data
 
 FROM scratch
