@@ -25,6 +25,9 @@ type ServerConfig struct {
 	Creds string `yaml:"creds"`
 	// NKey is a file that holds an nkey's seed.
 	NKey string `yaml:"nkey"`
+	// InboxPrefix begins the subjects on which this connection gets replies, where
+	// its user may not use _INBOX, as in _INBOX.acme. Default _INBOX.
+	InboxPrefix string `yaml:"inbox_prefix"`
 	// TLS is how the connection is secured; the system's authorities hold
 	// where nothing is said.
 	TLS TLSConfig `yaml:"tls"`
@@ -71,6 +74,8 @@ func DefaultServer() ServerConfig {
 	}
 }
 
+var inboxForm = regexp.MustCompile(`^[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+){0,7}$`)
+
 var prefixForm = regexp.MustCompile(`^[a-z][a-z0-9_-]{0,31}$`)
 
 // Validate reports the first setting that cannot be used: its key, and what would be right.
@@ -87,6 +92,8 @@ func (c ServerConfig) Validate() error {
 		return errors.New("nkey: stands beside creds; give one of them")
 	case (c.TLS.Cert == "") != (c.TLS.Key == ""):
 		return errors.New("tls.cert: goes together with tls.key; give both or none")
+	case c.InboxPrefix != "" && !inboxForm.MatchString(c.InboxPrefix):
+		return fmt.Errorf("inbox_prefix: %.80q is not a subject like _INBOX.acme without wildcards", c.InboxPrefix)
 	case !prefixForm.MatchString(c.Prefix):
 		return fmt.Errorf("prefix: %.40q is not a lower-case letter and up to 31 of a-z 0-9 _ -", c.Prefix)
 	case !slices.Contains([]int{1, 3, 5}, c.Replicas):

@@ -131,6 +131,9 @@ func connectOptions(c streams.ServerConfig) ([]nats.Option, error) {
 		}
 		options = append(options, seed)
 	}
+	if c.InboxPrefix != "" {
+		options = append(options, nats.CustomInboxPrefix(c.InboxPrefix))
+	}
 	if c.TLS.CA != "" {
 		options = append(options, nats.RootCAs(c.TLS.CA))
 	}

@@ -36,6 +36,7 @@ type cli struct {
 	Score     scoreCmd     `cmd:"" help:"Judge the answers of a .jsonl file."`
 	Health    healthCmd    `cmd:"" help:"Ask the process that serves on this machine whether it is ready."`
 	Provision provisionCmd `cmd:"" help:"Set up all streams, buckets and consumers."`
+	Doctor    doctorCmd    `cmd:"" help:"Check everything that a deployment needs, and say what to do about it."`
 	Settings  configCmd    `cmd:"" name:"config" help:"Check and show the configuration."`
 	Version   versionCmd   `cmd:"" help:"Print the version."`
 	Markdown  markdownCmd  `cmd:"" hidden:"" help:"Print this command line as Markdown."`
