@@ -68,7 +68,7 @@ func ParseBatchLine(text []byte) (BatchLine, error) {
 func batchLineError(err error) error {
 	var semantic *json.SemanticError
 	if errors.As(err, &semantic) && semantic.JSONPointer != "" {
-		return Invalid(CodeInvalidField, clip(string(semantic.JSONPointer[1:])), "has the wrong type: custom_id, method and url are strings")
+		return Invalid(CodeInvalidField, clip(string(semantic.JSONPointer[1:])), "has the wrong type, it must be a string")
 	}
 	return syntaxError("", err)
 }
@@ -118,13 +118,9 @@ func NewBatchResult(customID, id string, response []byte) (result BatchResult, f
 // NewBatchFailure makes the output line for a line that was never a request.
 func NewBatchFailure(customID string, number int, err error) BatchResult {
 	e := AsError(err)
-	message := e.Message
-	if e.Param != "" {
-		message = e.Param + ": " + message
-	}
 	result := BatchResult{
 		ID:    fmt.Sprintf("batch_req_line-%d", number),
-		Error: &BatchError{Code: e.Code, Message: message, Line: number},
+		Error: &BatchError{Code: e.Code, Message: e.Text(), Line: number},
 	}
 	if customID != "" {
 		result.CustomID = &customID

@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"net/http"
+	"strings"
 	"time"
 )
 
@@ -61,11 +62,14 @@ type Error struct {
 	RetryAfter time.Duration // how long to wait before the same request may succeed; 0 unknown
 }
 
-func (e *Error) Error() string {
-	if e.Param == "" {
-		return fmt.Sprintf("%s: %s", e.Code, e.Message)
+func (e *Error) Error() string { return string(e.Code) + ": " + e.Text() }
+
+// Text is the message for people: it begins with the field at fault where it does not name it.
+func (e *Error) Text() string {
+	if e.Param == "" || strings.Contains(e.Message, e.Param) {
+		return e.Message
 	}
-	return fmt.Sprintf("%s: %s: %s", e.Code, e.Param, e.Message)
+	return e.Param + ": " + e.Message
 }
 
 // Invalid makes the error for a field that is not what it should be.

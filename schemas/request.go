@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"reflect"
 	"slices"
 	"strings"
 	"sync"
@@ -147,7 +148,7 @@ func (p *parser) member(name string) error {
 		if k := p.dec.PeekKind(); k != '"' && k != '[' {
 			return p.wrong("input", "a string or a list")
 		}
-		return p.skip("input")
+		return p.inputs()
 	case "stream":
 		switch p.dec.PeekKind() {
 		case 't':
@@ -161,6 +162,25 @@ func (p *parser) member(name string) error {
 		return p.options()
 	}
 	return p.skip(name)
+}
+
+// inputs reads what an embeddings request asks for: a text, texts, or tokens.
+func (p *parser) inputs() error {
+	if p.dec.PeekKind() == '"' {
+		return p.skip("input")
+	}
+	if err := p.token("input"); err != nil {
+		return err
+	}
+	if p.dec.PeekKind() == ']' {
+		return Invalid(CodeInvalidField, "input", "input is empty: it needs at least one text")
+	}
+	for p.dec.PeekKind() != ']' {
+		if err := p.skip("input"); err != nil {
+			return err
+		}
+	}
+	return p.token("input")
 }
 
 func (p *parser) messageList() error {
@@ -295,13 +315,42 @@ func oneOf(param, value string, allowed ...string) error {
 
 func optionsError(err error) error {
 	if semantic, ok := errors.AsType[*json.SemanticError](err); ok {
-		param := "processor" + strings.ReplaceAll(string(semantic.JSONPointer), "/", ".")
+		param := "processor" + dotted(semantic.JSONPointer)
 		if errors.Is(err, json.ErrUnknownName) {
-			return Invalid(CodeInvalidField, clip(param), "is not known; the processor object takes template, variables, structure, compress, cache, quality, select, route, tune, priority, deadline")
+			object := "processor" + dotted(semantic.JSONPointer.Parent())
+			return Invalid(CodeInvalidField, clip(param), "is not known; %s takes %s", clip(object), strings.Join(memberNames(semantic.GoType), ", "))
 		}
-		return Invalid(CodeInvalidField, clip(param), "has the wrong type or form for a value of %s", semantic.GoType)
+		return Invalid(CodeInvalidField, clip(param), "has the wrong type or form; it must be %s", formOf(semantic.GoType))
 	}
 	return syntaxError("processor", err)
+}
+
+// dotted writes a JSON pointer as a path: .a.0.b
+func dotted(p jsontext.Pointer) string { return strings.ReplaceAll(string(p), "/", ".") }
+
+// memberNames are the names that an object read into t may have.
+func memberNames(t reflect.Type) (names []string) {
+	if t == nil || t.Kind() != reflect.Struct {
+		return nil
+	}
+	for field := range t.Fields() {
+		name, _, _ := strings.Cut(field.Tag.Get("json"), ",")
+		names = append(names, name)
+	}
+	return names
+}
+
+// formOf says in JSON's words what is read into t.
+func formOf(t reflect.Type) string {
+	switch {
+	case t == reflect.TypeFor[time.Time]():
+		return "a time like 2026-12-01T00:00:00Z (RFC 3339)"
+	case t != nil && t.Kind() == reflect.String:
+		return "a string"
+	case t != nil && t.Kind() == reflect.Struct && t != reflect.TypeFor[Options]():
+		return "an object with " + strings.Join(memberNames(t), ", ")
+	}
+	return "an object"
 }
 
 // object reads an object and calls member for each name with the decoder at the value.
@@ -409,7 +458,7 @@ func syntaxError(param string, err error) error {
 	if errors.Is(err, jsontext.ErrDuplicateName) {
 		name := param
 		if ok {
-			name = strings.TrimPrefix(strings.ReplaceAll(string(s.JSONPointer), "/", "."), ".")
+			name = strings.TrimPrefix(dotted(s.JSONPointer), ".")
 		}
 		return Invalid(CodeDuplicateMember, clip(name), "the member stands more than once in its object")
 	}

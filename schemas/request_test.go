@@ -105,6 +105,30 @@ func FuzzParse(f *testing.F) {
 	})
 }
 
+func TestErrorsSayWhichFieldAndWhatWouldBeRight(t *testing.T) {
+	ask := func(member string) string {
+		return `{"messages":[{"role":"user","content":"x"}],` + member + `}`
+	}
+	for body, want := range map[string]string{
+		ask(`"stream":"yes"`):                         "stream: is a string, it must be true or false",
+		ask(`"model":3`):                              "model: is a number, it must be a string",
+		ask(`"processor":{"deadline":"tomorrow"}`):    "processor.deadline: has the wrong type or form; it must be a time like 2026-12-01T00:00:00Z (RFC 3339)",
+		ask(`"processor":{"cache":false}`):            "processor.cache: has the wrong type or form; it must be an object with mode, ttl, match, scope",
+		ask(`"processor":{"cache":{"mode":"maybe"}}`): `processor.cache.mode: "maybe" is none of on, off, refresh`,
+		ask(`"processor":{"cache":{"age":1}}`):        "processor.cache.age: is not known; processor.cache takes mode, ttl, match, scope",
+		ask(`"processor":{"bogus":1}`):                "processor.bogus: is not known; processor takes template, variables, structure, compress, cache, quality, select, route, tune, priority, deadline",
+		ask(`"processor":{"route":7}`):                "processor.route: has the wrong type or form; it must be a string",
+		ask(`"user":"a","user":"b"`):                  "user: the member stands more than once in its object",
+		`{"model":"m"}`:                               `messages is missing: a list like [{"role": "user", "content": "..."}]`,
+		`{"input":[]}`:                                "input is empty: it needs at least one text",
+	} {
+		_, err := Parse([]byte(body))
+		var response ErrorBody
+		require.NoError(t, json.Unmarshal(ErrorResponse(&State{ID: "a", Tenant: "b"}, "compress", err), &response))
+		require.Equal(t, want, response.Error.Message, body)
+	}
+}
+
 func TestCacheKeysNeverChange(t *testing.T) {
 	const plain = `{"model":"gpt-4o","messages":[{"role":"user","content":"hi"}],"temperature":0.5,"seed":9007199254740993}`
 	same := []string{

@@ -157,7 +157,7 @@ func usageObject(u Usage) []byte {
 func ErrorResponse(s *State, stage string, err error) []byte {
 	e := AsError(err)
 	body := ErrorBody{
-		Error: ErrorObject{Message: e.Message, Type: e.Type, Code: e.Code},
+		Error: ErrorObject{Message: e.Text(), Type: e.Type, Code: e.Code},
 		About: ErrorAbout{
 			ID: s.ID, Tenant: s.Tenant, Stage: stage, Details: e.Details,
 			RetryAfterMS: int64(e.RetryAfter / time.Millisecond), Attempts: s.Calls, CostUSD: s.CostUSD,

@@ -76,13 +76,8 @@ func (c Config) Validate() error {
 	if len(c.Metrics) == 0 {
 		return errors.New("metrics: give at least one of relevance, coherence, groundedness")
 	}
-	for i, m := range c.Metrics {
-		if m != Relevance && m != Coherence && m != Groundedness {
-			return fmt.Errorf("metrics: %.64q is not one of relevance, coherence, groundedness", m)
-		}
-		if slices.Contains(c.Metrics[:i], m) {
-			return fmt.Errorf("metrics: %s is named twice", m)
-		}
+	if err := known(c.Metrics); err != nil {
+		return fmt.Errorf("metrics: %w", err)
 	}
 	if !(c.Threshold >= 0 && c.Threshold <= 1) { // written so that NaN fails
 		return fmt.Errorf("threshold: %v is not within 0 and 1", c.Threshold)
@@ -101,6 +96,19 @@ func (c Config) Validate() error {
 	}
 	if c.JudgeLimit < 0 {
 		return fmt.Errorf("judge_limit: %d is negative", c.JudgeLimit)
+	}
+	return nil
+}
+
+// known reports the first of the soft measures that there is not, or that is named again.
+func known(metrics []string) error {
+	for i, m := range metrics {
+		if m != Relevance && m != Coherence && m != Groundedness {
+			return fmt.Errorf("%.64q is not one of relevance, coherence, groundedness", m)
+		}
+		if slices.Contains(metrics[:i], m) {
+			return fmt.Errorf("%s is named twice", m)
+		}
 	}
 	return nil
 }

@@ -97,6 +97,9 @@ func (s *Stage) wants(r *stages.Request) (want, error) {
 	if json.Unmarshal(asked, &w.QualityOptions, json.RejectUnknownMembers(true)) != nil {
 		return w, s.wrong(asked)
 	}
+	if err := known(w.Metrics); err != nil {
+		return w, schemas.Invalid(schemas.CodeInvalidField, "processor.quality.metrics", "%v", err)
+	}
 	if t := w.Threshold; t != nil {
 		if !(*t >= 0 && *t <= 1) {
 			return w, schemas.Invalid(schemas.CodeInvalidField, "processor.quality.threshold", "is not within 0 and 1")

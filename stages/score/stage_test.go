@@ -130,6 +130,7 @@ func TestWishesThatCannotBeRead(t *testing.T) {
 		`{"quality":{"max_attempts":0}}`:          "processor.quality.max_attempts",
 		`{"quality":{"max_attempts":1.5}}`:        "processor.quality.max_attempts",
 		`{"quality":{"metrics":"relevance"}}`:     "processor.quality.metrics",
+		`{"quality":{"metrics":["taste"]}}`:       "processor.quality.metrics",
 		`{"quality":{"required":1}}`:              "processor.quality.required",
 		`{"quality":{"threshhold":0.5}}`:          "processor.quality",
 		`{"quality":{"threshold":0.5,"more":[]}}`: "processor.quality",
