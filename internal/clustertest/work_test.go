@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
 	"sync"
 	"time"
 
@@ -18,6 +19,7 @@ type load struct {
 	stop  context.CancelFunc
 	done  sync.WaitGroup
 	every int // each so many ask the same as the one before; 0 is never
+	size  int // bytes that a request is larger
 
 	mu       sync.Mutex
 	accepted []string
@@ -29,11 +31,17 @@ type load struct {
 func (p *plant) publish(from, n int) *load {
 	p.t.Helper()
 	l := &load{p: p}
+	l.all(from, n)
+	return l
+}
+
+// all publishes n requests and waits until all are accepted.
+func (l *load) all(from, n int) {
+	p := l.p
 	for i := from; i < from+n; i++ {
 		l.one(p.ctx, i)
 	}
 	require.NoError(p.t, p.ctx.Err())
-	return l
 }
 
 // keepPublishing publishes requests one after the other until end is called.
@@ -64,7 +72,7 @@ func (l *load) one(ctx context.Context, i int) {
 	}
 	m := nats.NewMsg("llm.requests." + tenant)
 	m.Header.Set("Llm-Id", id)
-	m.Data = fmt.Appendf(nil, `{"model":"gpt-4o","max_completion_tokens":16,"messages":[{"role":"user","content":"question %06d"}]}`, question)
+	m.Data = fmt.Appendf(nil, `{"model":"gpt-4o","max_completion_tokens":16,"messages":[{"role":"user","content":"question %06d%s"}]}`, question, strings.Repeat(" and", l.size/4))
 	for ctx.Err() == nil {
 		err := l.try(ctx, m)
 		l.mu.Lock()

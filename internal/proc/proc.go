@@ -102,7 +102,7 @@ func playUpstream(args []string) error {
 
 // misbehave sets what an upstream does beside answering: limit=N refuses calls
 // above so many in flight, retry_after=D asks those to wait, failures=S fails a
-// share of all.
+// share of all, and text=N answers with so many bytes of text.
 func misbehave(cfg *fakellm.Config, args []string) (err error) {
 	for _, arg := range args {
 		name, value, _ := strings.Cut(arg, "=")
@@ -115,6 +115,10 @@ func misbehave(cfg *fakellm.Config, args []string) (err error) {
 			var share float64
 			share, err = strconv.ParseFloat(value, 64)
 			cfg.Failures = map[int]float64{500: share}
+		case "text":
+			var size int
+			size, err = strconv.Atoi(value)
+			cfg.Text = strings.Repeat("words ", size/6+1)
 		default:
 			err = fmt.Errorf("an upstream knows no %q", name)
 		}
