@@ -1,9 +1,10 @@
-// Package natsconf tests nats.conf by running it.
+// Package natsconf tests nats.conf and nats-users.conf by running them.
 package natsconf
 
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"regexp"
 	"strings"
 	"testing"
@@ -23,7 +24,25 @@ import (
 
 var names = streams.Names{Prefix: "llm"}
 
-const file = "../../nats.conf"
+// accounts has a tenant be an account, users a user of the product's account.
+const (
+	accounts = "../../nats.conf"
+	users    = "../../nats-users.conf"
+)
+
+// site is a server that runs one of the files.
+type site struct {
+	*server.Server
+	file string
+}
+
+// both runs a test on each of the files.
+func both(t *testing.T, test func(t *testing.T, s *site)) {
+	t.Helper()
+	for _, file := range []string{accounts, users} {
+		t.Run(filepath.Base(file), func(t *testing.T) { test(t, start(t, file)) })
+	}
+}
 
 func setenv(t *testing.T) {
 	t.Helper()
@@ -34,8 +53,8 @@ func setenv(t *testing.T) {
 	}
 }
 
-// start runs nats.conf as it stands, on a free port of loopback.
-func start(t *testing.T) *server.Server {
+// start runs a file as it stands, on a free port of loopback.
+func start(t *testing.T, file string) *site {
 	t.Helper()
 	setenv(t)
 	options, err := server.ProcessConfigFile(file)
@@ -51,7 +70,7 @@ func start(t *testing.T) *server.Server {
 		s.Shutdown()
 		s.WaitForShutdown()
 	})
-	return s
+	return &site{s, file}
 }
 
 func password(user string) string { return user + "-5ecret" }
@@ -62,11 +81,15 @@ type client struct {
 	refused chan error
 }
 
-func connect(t *testing.T, s *server.Server, user string) client {
+func connect(t *testing.T, s *site, user string) client {
 	t.Helper()
 	refused := make(chan error, 100)
-	nc, err := nats.Connect(s.ClientURL(), nats.UserInfo(user, password(user)),
-		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err }))
+	options := []nats.Option{nats.UserInfo(user, password(user)),
+		nats.ErrorHandler(func(_ *nats.Conn, _ *nats.Subscription, err error) { refused <- err })}
+	if s.file == users && user != "processor" {
+		options = append(options, nats.CustomInboxPrefix("_INBOX."+user))
+	}
+	nc, err := nats.Connect(s.ClientURL(), options...)
 	require.NoError(t, err)
 	t.Cleanup(nc.Close)
 	return client{nc, refused}
@@ -85,7 +108,7 @@ func (c client) requireRefused(t *testing.T, what string) {
 }
 
 // provision sets up the product as a replica does, and gives its connection.
-func provision(t *testing.T, s *server.Server) (client, jetstream.JetStream) {
+func provision(t *testing.T, s *site) (client, jetstream.JetStream) {
 	t.Helper()
 	c := connect(t, s, "processor")
 	js, err := jetstream.New(c.Conn)
@@ -108,8 +131,9 @@ func storedResponse(c client, tenant, id string) (*nats.Msg, error) {
 	return c.Request("$JS.API.DIRECT.GET."+names.Responses()+"."+names.Response(tenant, id), nil, 500*time.Millisecond)
 }
 
-func TestTheDefaultLayoutFits(t *testing.T) {
-	s := start(t)
+func TestTheDefaultLayoutFits(t *testing.T) { both(t, theDefaultLayoutFits) }
+
+func theDefaultLayoutFits(t *testing.T, s *site) {
 	_, js := provision(t, s)
 	info, err := js.AccountInfo(t.Context())
 	require.NoError(t, err)
@@ -117,8 +141,9 @@ func TestTheDefaultLayoutFits(t *testing.T) {
 	require.Less(t, info.Streams, info.Limits.MaxStreams, "no room for further streams")
 }
 
-func TestATenantPublishesAndReadsItsOwn(t *testing.T) {
-	s := start(t)
+func TestATenantPublishesAndReadsItsOwn(t *testing.T) { both(t, aTenantPublishesAndReadsItsOwn) }
+
+func aTenantPublishesAndReadsItsOwn(t *testing.T, s *site) {
 	processor, pjs := provision(t, s)
 	acme := connect(t, s, "acme")
 
@@ -172,8 +197,9 @@ func TestATenantPublishesAndReadsItsOwn(t *testing.T) {
 }
 
 // The product's own client, and with it batch and ask, gets along with a tenant's rights.
-func TestTheClientNeedsNoMore(t *testing.T) {
-	s := start(t)
+func TestTheClientNeedsNoMore(t *testing.T) { both(t, theClientNeedsNoMore) }
+
+func theClientNeedsNoMore(t *testing.T, s *site) {
 	processor, pjs := provision(t, s)
 	_, err := processor.Subscribe("llm.requests.*", func(m *nats.Msg) {
 		_, _ = pjs.PublishAsync(names.Response(strings.TrimPrefix(m.Subject, "llm.requests."), m.Header.Get(streams.HeaderID)), m.Data)
@@ -207,8 +233,9 @@ func TestTheClientNeedsNoMore(t *testing.T) {
 
 // A reader who comes late, or lost its connection, gets the chunks of its own
 // streams with a tenant's rights, and no one else's.
-func TestATenantFollowsItsOwnStreams(t *testing.T) {
-	s := start(t)
+func TestATenantFollowsItsOwnStreams(t *testing.T) { both(t, aTenantFollowsItsOwnStreams) }
+
+func aTenantFollowsItsOwnStreams(t *testing.T, s *site) {
 	processor, pjs := provision(t, s)
 	_, err := streams.ServeMissed(processor.Conn, names)
 	require.NoError(t, err)
@@ -261,8 +288,9 @@ func TestATenantFollowsItsOwnStreams(t *testing.T) {
 	require.Zero(t, stream.CachedInfo().State.Consumers)
 }
 
-func TestATenantReachesNothingElse(t *testing.T) {
-	s := start(t)
+func TestATenantReachesNothingElse(t *testing.T) { both(t, aTenantReachesNothingElse) }
+
+func aTenantReachesNothingElse(t *testing.T, s *site) {
 	processor, pjs := provision(t, s)
 	acme, beta := connect(t, s, "acme"), connect(t, s, "beta")
 	everything, err := processor.SubscribeSync(">")
@@ -310,6 +338,12 @@ func TestATenantReachesNothingElse(t *testing.T) {
 	inboxes, err := acme.SubscribeSync("_INBOX.>") // its own account's inboxes only
 	require.NoError(t, err)
 	require.NoError(t, acme.Flush())
+	if s.file == users {
+		acme.requireRefused(t, "all inboxes")
+		_, err = acme.SubscribeSync("_INBOX.beta.>")
+		require.NoError(t, err)
+		acme.requireRefused(t, "another's inboxes")
+	}
 	m, err = storedResponse(beta, "beta", "b1")
 	require.NoError(t, err)
 	require.Equal(t, "for beta alone", string(m.Data))
@@ -321,7 +355,7 @@ func TestATenantReachesNothingElse(t *testing.T) {
 // unasked. Were tenants users of one account, that would let one write another's
 // answers, or into the product's buckets.
 func TestARepliesSubjectStaysInTheTenantsAccount(t *testing.T) {
-	s := start(t)
+	s := start(t, accounts)
 	processor, pjs := provision(t, s)
 	acme := connect(t, s, "acme")
 	_, err := pjs.Publish(t.Context(), names.Response("acme", "a1"), []byte("an answer of acme"))
@@ -352,8 +386,9 @@ func TestARepliesSubjectStaysInTheTenantsAccount(t *testing.T) {
 	}
 }
 
-func TestAWrongPasswordIsRefused(t *testing.T) {
-	s := start(t)
+func TestAWrongPasswordIsRefused(t *testing.T) { both(t, aWrongPasswordIsRefused) }
+
+func aWrongPasswordIsRefused(t *testing.T, s *site) {
 	for _, option := range []nats.Option{nats.UserInfo("acme", "guess"), nats.UserInfo("acme", ""), nats.Name("nobody")} {
 		_, err := nats.Connect(s.ClientURL(), option)
 		require.ErrorIs(t, err, nats.ErrAuthorization)
@@ -363,7 +398,7 @@ func TestAWrongPasswordIsRefused(t *testing.T) {
 // Copying a tenant's block and forgetting one of its names must not open another's subjects.
 func TestAnImportOfAnotherTenantsSubjectDoesNotLoad(t *testing.T) {
 	setenv(t)
-	text, err := os.ReadFile(file)
+	text, err := os.ReadFile(accounts)
 	require.NoError(t, err)
 	imports := regexp.MustCompile(`\{ (service|stream): +\{ account: PROCESSOR, subject: "([^"]*)\bacme\b`)
 	found := imports.FindAllIndex(text, -1)
