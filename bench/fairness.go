@@ -17,7 +17,7 @@ import (
 )
 
 // runFairness measures how long the requests of quiet tenants take while a loud
-// one has a flood of its own waiting: one quiet tenant that shares the loud
+// one floods the pipeline, and while that flood waits: one quiet tenant that shares the loud
 // one's shard, and one that does not, in each class.
 func runFairness(ctx context.Context, out io.Writer, args []string) error {
 	flags := flag.NewFlagSet("fairness", flag.ContinueOnError)
@@ -37,7 +37,7 @@ func runFairness(ctx context.Context, out io.Writer, args []string) error {
 	if b.program, err = proc.Build(ctx, b.dir); err != nil {
 		return err
 	}
-	fmt.Fprintf(out, "| class | quiet tenant | while the flood is published: p50, p99 | while it waits: p50, p99 |\n| --- | --- | --- | --- |\n")
+	fmt.Fprintf(out, "| class | quiet tenant | while the flood is published and taken in: p50, p99 | while it waits: p50, p99 |\n| --- | --- | --- | --- |\n")
 	for _, class := range schemas.Classes {
 		for _, shares := range []bool{false, true} {
 			during, after, err := b.fairness(ctx, class, quietTenant(shares), *flood, *probes, *every, *latency)
@@ -94,7 +94,7 @@ func (b *pipelineBench) fairness(ctx context.Context, class schemas.Class, quiet
 	}
 	var sent []probe
 	begin := time.Now()
-	flooding := true
+	flooding, taking := true, false
 	for i := range probes {
 		id := fmt.Sprint("probe-", i)
 		m := nats.NewMsg("llm.requests." + quiet)
@@ -110,8 +110,14 @@ func (b *pipelineBench) fairness(ctx context.Context, class schemas.Class, quiet
 			if err != nil {
 				return nil, nil, err
 			}
-			flooding = false
+			taking = true
 		default:
+		}
+		if taking {
+			if flooding, err = s.takesIn(ctx); err != nil {
+				return nil, nil, err
+			}
+			taking = flooding
 		}
 		time.Sleep(time.Until(begin.Add(time.Duration(i+1) * every)))
 	}
@@ -138,10 +144,19 @@ func (b *pipelineBench) fairness(ctx context.Context, class schemas.Class, quiet
 }
 
 // probe is a request of a quiet tenant: when it was sent, and whether the flood
-// was still being published then.
+// was still being published or taken in then.
 type probe struct {
 	at       time.Time
 	flooding bool
+}
+
+// takesIn reports whether much is left in the stream of requests.
+func (s *setting) takesIn(ctx context.Context) (bool, error) {
+	stream, err := s.js.Stream(ctx, "LLM_REQUESTS")
+	if err != nil {
+		return false, err
+	}
+	return stream.CachedInfo().State.Msgs > 1000, nil
 }
 
 func (s *setting) flood(class schemas.Class, n int) error {
