@@ -28,7 +28,7 @@ params.n_parallel, params.n_ctx = 4, 8192  # four requests at once, of 2,048 tok
 params.embedding, params.pooling_type = True, xllamacpp.llama_pooling_type.LLAMA_POOLING_TYPE_MEAN
 params.endpoint_metrics = True
 # Threads wait for each other in busy loops: one more than there are free cores
-# makes the model a hundred times slower.
+# can make the model many times slower.
 threads = int(sys.argv[2]) if len(sys.argv) > 2 else max(1, (os.cpu_count() or 1) - 1)
 params.cpuparams.n_threads = params.cpuparams_batch.n_threads = threads
 
