@@ -61,7 +61,7 @@ func TestTheReplicasConfigurationFitsTheServers(t *testing.T) {
 	require.NoError(t, err)
 	s := cfg.Streams
 	sum := s.Requests.MaxBytes + s.Archive.MaxBytes + 4*s.Stage.MaxBytes + 2*s.Responses.MaxBytes + s.Dead.MaxBytes + cfg.Cache.MaxSize
-	require.Less(t, sum, most, "the streams may hold more than the servers")
+	require.Less(t, 3*sum, most, "the streams may hold more than the servers")
 
 	for name, service := range compose(t).Services {
 		if service.Image != "processor" {
@@ -90,7 +90,7 @@ func TestPrometheusAsksEveryReplica(t *testing.T) {
 		}
 	}
 	for name, s := range compose(t).Services {
-		if s.Image == "processor" {
+		if s.Image == "processor" && s.Command[0] == "run" {
 			replicas = append(replicas, name)
 		}
 	}

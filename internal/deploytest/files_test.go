@@ -66,7 +66,7 @@ func readFile(t *testing.T, name string) []byte {
 func compose(t *testing.T) composeFile {
 	t.Helper()
 	var c composeFile
-	require.NoError(t, yaml.Unmarshal(interpolate(t, readFile(t, "docker-compose.yml")), &c))
+	require.NoError(t, yaml.UnmarshalWithOptions(interpolate(t, readFile(t, "docker-compose.yml")), &c, yaml.AllowDuplicateMapKey())) // a key may replace one that is merged
 	require.NotEmpty(t, c.Services)
 	return c
 }
