@@ -24,15 +24,19 @@ func Copies(ctx context.Context, js jetstream.JetStream, name string) (int, erro
 	return stream.CachedInfo().Config.Replicas, nil
 }
 
-// AwaitCopies waits until every copy of a stream has all that it holds. Before
-// that the server that had it alone must not go.
+// AwaitCopies waits until every copy of a stream, and of its durable consumers,
+// has all that it holds. Before that the server that had it alone must not go.
 func AwaitCopies(ctx context.Context, js jetstream.JetStream, name string) error {
 	ctx, cancel := context.WithTimeout(ctx, copyTimeout)
 	defer cancel()
 	for {
 		missing := "no answer from its leader"
 		if stream, err := js.Stream(ctx, name); err == nil {
-			if missing = missingCopies(stream.CachedInfo()); missing == "" {
+			info := stream.CachedInfo()
+			if missing = missingCopies(info.Cluster, info.Config.Replicas); missing == "" {
+				missing = missingConsumers(ctx, stream, info.Config.Replicas)
+			}
+			if missing == "" {
 				return nil
 			}
 		}
@@ -44,14 +48,13 @@ func AwaitCopies(ctx context.Context, js jetstream.JetStream, name string) error
 	}
 }
 
-// missingCopies says what is missing; nothing where all is there.
-func missingCopies(info *jetstream.StreamInfo) string {
-	c := info.Cluster
-	if c == nil || info.Config.Replicas == 1 {
+// missingCopies says what is missing of so many copies; nothing where all is there.
+func missingCopies(c *jetstream.ClusterInfo, copies int) string {
+	if c == nil || copies == 1 {
 		return ""
 	}
-	if c.Leader == "" || len(c.Replicas) < info.Config.Replicas-1 {
-		return fmt.Sprintf("%d of %d copies", 1+len(c.Replicas), info.Config.Replicas)
+	if c.Leader == "" || len(c.Replicas) < copies-1 {
+		return fmt.Sprintf("%d of %d copies", 1+len(c.Replicas), copies)
 	}
 	for _, r := range c.Replicas {
 		if !r.Current || r.Offline {
@@ -59,4 +62,20 @@ func missingCopies(info *jetstream.StreamInfo) string {
 		}
 	}
 	return ""
+}
+
+// missingConsumers says what is missing of a stream's durable consumers, which
+// are copied after the stream.
+func missingConsumers(ctx context.Context, stream jetstream.Stream, copies int) string {
+	what := ""
+	consumers := stream.ListConsumers(ctx)
+	for c := range consumers.Info() { // to its end, or the listing never ends
+		if missing := missingCopies(c.Cluster, copies); c.Config.Durable != "" && missing != "" {
+			what = "consumer " + c.Name + ": " + missing
+		}
+	}
+	if err := consumers.Err(); err != nil {
+		return err.Error()
+	}
+	return what
 }
