@@ -69,8 +69,13 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 		names = append(names, name)
 	}
 	slices.Sort(names)
-	if len(args) == 0 || scenarios[args[0]] == nil {
-		return fmt.Errorf("name a scenario: %s (each takes -h)", strings.Join(names, ", "))
+	switch {
+	case len(args) > 0 && args[0] == "all":
+		return runAll(ctx, out, args[1:])
+	case len(args) > 0 && args[0] == "compare":
+		return runCompare(ctx, out, args[1:])
+	case len(args) == 0 || scenarios[args[0]] == nil:
+		return fmt.Errorf("name a scenario: %s (each takes -h); all for each in a short form; or compare for two runs of all", strings.Join(names, ", "))
 	}
 	return scenarios[args[0]](ctx, out, args[1:])
 }
