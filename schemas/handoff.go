@@ -33,6 +33,7 @@ type State struct {
 	BodyHash    string `json:"hash"`             // Fingerprint of the body as published
 	Fingerprint string `json:"key,omitzero"`     // the cache key, once known
 	Cache       string `json:"cache,omitzero"`   // miss, hit, shared, normalized, off
+	Found       string `json:"found,omitzero"`   // the cache key that had the answer, where that is not the request's own
 	Attempt     int    `json:"attempt,omitzero"` // distinguishes hand-offs of one request to the same stage
 	Failures    int    `json:"failures,omitzero"`
 	NotBefore   Millis `json:"not_before,omitzero"` // when the request is to be worked at the earliest
@@ -108,7 +109,7 @@ type Selected struct {
 	Provider    string  `json:"provider,omitzero"`
 	Because     string  `json:"because,omitzero"`
 	Probability float64 `json:"probability,omitzero"`
-	Tried       []Tried `json:"tried,omitzero" jsonschema:"the models that were tried before this one, or passed over since they fail"`
+	Tried       []Tried `json:"tried,omitempty" jsonschema:"the models that were tried before this one, or passed over since they fail"`
 }
 
 // Tried is a model that brought no answer, and why.

@@ -208,3 +208,12 @@ func BenchmarkParse(b *testing.B) {
 		}
 	})
 }
+
+func TestDollarsAreShownWithoutTheNoiseOfSums(t *testing.T) {
+	h := Handoff{State: State{ID: "a", Tenant: "b", CostUSD: 0.00003 + 0.00015, Selected: Selected{Model: "m", Tried: []Tried{}}}, Answer: []byte(`{}`)}
+	answer, err := AnswerResponse(&h)
+	require.NoError(t, err)
+	require.Contains(t, string(answer), `"cost_usd":0.00018,`)
+	require.NotContains(t, string(answer), "tried", "there is nothing to tell of")
+	require.Contains(t, string(ErrorResponse(&h.State, "score", errors.New("x"))), `"cost_usd":0.00018`)
+}

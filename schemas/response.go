@@ -88,6 +88,10 @@ func (t StageTimes) find(stage string) bool {
 	return false
 }
 
+// USD rounds a sum of dollars to 12 decimals, far below any price: what is added and
+// subtracted as floating point else shows as 0.00017999999999999998.
+func USD(sum float64) float64 { return math.Round(sum*1e12) / 1e12 }
+
 func round3(f float64) float64 { return math.Round(f*1000) / 1000 }
 
 // ErrorBody is the body of an error response.
@@ -123,7 +127,7 @@ type ErrorAbout struct {
 func AnswerResponse(h *Handoff) ([]byte, error) {
 	about := About{
 		ID: h.ID, Tenant: h.Tenant, ModelRequested: h.Model, Attempts: h.Calls,
-		Cache: h.Cache, Tokens: h.Tokens, CostUSD: h.CostUSD,
+		Cache: h.Cache, Tokens: h.Tokens, CostUSD: USD(h.CostUSD),
 		Quality: h.Quality, Parameters: h.Parameters, Compress: h.Compress,
 		Template: h.Template, Structure: h.Structure, Stages: StageTimes(h.Stages),
 	}
@@ -160,7 +164,7 @@ func ErrorResponse(s *State, stage string, err error) []byte {
 		Error: ErrorObject{Message: e.Text(), Type: e.Type, Code: e.Code},
 		About: ErrorAbout{
 			ID: s.ID, Tenant: s.Tenant, Stage: stage, Details: e.Details,
-			RetryAfterMS: int64(e.RetryAfter / time.Millisecond), Attempts: s.Calls, CostUSD: s.CostUSD,
+			RetryAfterMS: int64(e.RetryAfter / time.Millisecond), Attempts: s.Calls, CostUSD: USD(s.CostUSD),
 		},
 	}
 	if e.Param != "" {

@@ -150,7 +150,7 @@ func (a *attempt) enter(ctx context.Context) (verdict stages.Verdict, ok bool) {
 	}
 	if a.late(a.route) {
 		a.leave()
-		return stages.Fail(noTimeLeft()), false
+		return stages.Fail(noTimeLeft(a.r)), false
 	}
 	return stages.Verdict{}, true
 }
@@ -175,7 +175,7 @@ func (a *attempt) choose(i int, place *limit.Place) {
 func (a *attempt) wait(ctx context.Context, i int) (verdict stages.Verdict, ok bool) {
 	route := a.left[i]
 	if a.late(route) {
-		return stages.Fail(noTimeLeft()), false
+		return stages.Fail(noTimeLeft(a.r)), false
 	}
 	a.dismiss()
 	if !a.parking.Enter(a.r) {
@@ -196,7 +196,7 @@ func (a *attempt) wait(ctx context.Context, i int) (verdict stages.Verdict, ok b
 	case ctx.Err() != nil:
 		return a.ended(ctx, ctx.Err()), false
 	case a.late(route):
-		return stages.Fail(noTimeLeft()), false
+		return stages.Fail(noTimeLeft(a.r)), false
 	}
 	return stages.Wait(jittered(unpark)), false
 }
@@ -403,6 +403,13 @@ type triedError struct {
 
 func (e triedError) Unwrap() []error { return []error{e.shown, e.error} }
 
-func noTimeLeft() error {
-	return &schemas.Error{Type: schemas.TimeoutError, Code: schemas.CodeDeadlineExceeded, Param: "processor.deadline", Message: "the model takes longer than is left until the deadline; nothing was called"}
+func noTimeLeft(r *stages.Request) error {
+	called := "nothing was called"
+	if r.Calls > 0 {
+		called = "it was not called again"
+	}
+	return &schemas.Error{
+		Type: schemas.TimeoutError, Code: schemas.CodeDeadlineExceeded, Param: "processor.deadline",
+		Message: "the model takes longer than is left until the deadline; " + called,
+	}
 }

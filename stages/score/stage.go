@@ -253,7 +253,7 @@ func Paid(r *stages.Request) bool {
 func attempt(r *stages.Request, result Result, score float64) schemas.Attempt {
 	return schemas.Attempt{
 		Model: r.Selected.Model, Score: rounded(score), Flags: result.Flags,
-		CostUSD: r.CostUSD - r.Earlier.CostUSD, Usage: r.Usage.Minus(r.Earlier.Usage),
+		CostUSD: schemas.USD(r.CostUSD - r.Earlier.CostUSD), Usage: r.Usage.Minus(r.Earlier.Usage),
 	}
 }
 
