@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"hash/fnv"
@@ -498,8 +499,8 @@ func (r *Runner) response(it *item, body []byte) *nats.Msg {
 		HeaderBody:                          []string{it.request.BodyHash},
 		HeaderSequence:                      []string{strconv.FormatUint(it.request.Sequence, 10)},
 	}}
-	if it.request.Fingerprint != "" {
-		m.Header[HeaderKey] = []string{it.request.Fingerprint}
+	if key := cmp.Or(it.request.Found, it.request.Fingerprint); key != "" {
+		m.Header[HeaderKey] = []string{key}
 	}
 	return m
 }

@@ -177,3 +177,17 @@ func TestFollowersOfABadAnswerShareTheNextCall(t *testing.T) {
 		})
 	}
 }
+
+func TestAWrongNearDuplicateDies(t *testing.T) {
+	p := newTestPipeline(t, fakellm.Config{Count: true}, func(c *config.Config) { c.Cache.Match = kv.MatchNormalized })
+	p.start()
+	ask := func(id, text string) string {
+		p.publish(id, chat(text))
+		return p.await(id).About.Cache
+	}
+	require.Equal(t, "miss", ask("paid", "What are the highest mountains of Europe?"))
+	require.Equal(t, "normalized", ask("near", "what are highest mountain of europe"))
+	p.feedback("acme", `{"id":"near","label":"bad"}`)
+	require.Equal(t, map[string]float64{"bad": 1}, p.handled(p.registry))
+	require.Equal(t, "miss", ask("again", "What are the highest mountains of Europe?"), "the answer that the near duplicate got is gone")
+}

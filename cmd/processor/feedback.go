@@ -103,11 +103,21 @@ func (d *deps) forgetWrong(ctx context.Context, tenant string, response streams.
 	}
 	r := &stages.Request{Handoff: schemas.Handoff{State: schemas.State{Tenant: tenant, Fingerprint: response.Key}}}
 	key := cache.Key(r)
+	keys := []string{key}
 	entry, found, err := d.cache.GetNow(ctx, key)
+	if err == nil && found && entry.Of != "" { // it stands for the answer to a near duplicate
+		keys = append(keys, entry.Of)
+		entry, found, err = d.cache.GetNow(ctx, entry.Of)
+	}
 	if err != nil || !found || !sameAnswer(entry.Answer, response.Body) {
 		return err
 	}
-	return d.cache.Delete(ctx, key)
+	for _, key := range keys {
+		if err := d.cache.Delete(ctx, key); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // sameAnswer reports whether two completions are the same answer: the same

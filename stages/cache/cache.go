@@ -87,6 +87,7 @@ func New(cfg Config, store Store, results func(result string)) stages.Stage {
 				verdicts[i] = stages.SkipTo(stages.Score)
 			} else if entry, ok := found[normalized[i]]; ok {
 				use(r, entry, Normalized)
+				r.Found = strings.TrimPrefix(normalized[i], r.Tenant+".")
 				verdicts[i] = stages.SkipTo(stages.Score)
 			}
 			results(r.Cache)
