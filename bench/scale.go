@@ -403,6 +403,10 @@ func (b *scaleBench) startUp(ctx context.Context, kept int) error {
 		return err
 	}
 	defer f.close()
+	empty, err := f.nats.ResidentBytes()
+	if err != nil {
+		return err
+	}
 	if err := f.keep(ctx, kept); err != nil {
 		return err
 	}
@@ -415,8 +419,12 @@ func (b *scaleBench) startUp(ctx context.Context, kept int) error {
 		}
 		times = append(times, took)
 	}
-	fmt.Fprintf(b.out, "Start of a replica, %d messages in archive and responses each: first answer after %.0f ms (median of %d; at most %.0f ms).\n\n",
-		kept, ms(middle(times)), turns, ms(longest(times)))
+	resident, err := f.nats.ResidentBytes()
+	if err != nil {
+		return err
+	}
+	fmt.Fprintf(b.out, "Start of a replica, %d messages in archive and responses each: first answer after %.0f ms (median of %d; at most %.0f ms). The server has %d MB in memory, %d before it kept them.\n\n",
+		kept, ms(middle(times)), turns, ms(longest(times)), resident>>20, empty>>20)
 	return nil
 }
 
