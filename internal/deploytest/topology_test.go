@@ -65,11 +65,11 @@ func TestTopology(t *testing.T) {
 	d.load("acme", 300, 300) // with two servers of three
 	d.start("nats-2")
 	d.awaitHealthy("nats-2")
+	d.load("beta", 0, 20)
 	begun := time.Now()
 	for n := 600; time.Since(begun) < 25*time.Second; n += 100 { // five scrapes
 		d.load("acme", n, 100)
 	}
-	d.load("beta", 0, 20)
 	d.panels()
 	d.rules()
 	d.stop("score", "generate", "intake")
@@ -357,7 +357,7 @@ func (d *deployment) panels() {
 		`min(processor:stage_backlog) == 0`,
 		`count(processor:stage_queue_age_seconds:p95) > 0`,
 	} {
-		require.NotEmpty(d.t, d.query(expr), expr)
+		require.Eventually(d.t, func() bool { return len(d.query(expr)) > 0 }, 20*time.Second, 500*time.Millisecond, expr) // with the next scrape
 	}
 }
 
