@@ -23,6 +23,7 @@ type metrics struct {
 	quality prometheus.Histogram
 	calls   *prometheus.CounterVec
 	denials *prometheus.CounterVec
+	models  modelLabels
 }
 
 func newMetrics(registry prometheus.Registerer) *metrics {
@@ -64,7 +65,7 @@ func (m *metrics) paid(model string, usage schemas.Usage, cost float64, saved in
 	m.tokens.WithLabelValues("cached").Add(float64(usage.CachedTokens))
 	m.tokens.WithLabelValues("completion").Add(float64(usage.CompletionTokens))
 	m.tokens.WithLabelValues("saved").Add(float64(saved))
-	m.cost.WithLabelValues(model).Add(cost)
+	m.cost.WithLabelValues(m.models.of(model)).Add(cost)
 }
 
 // countedCaller counts the calls to a provider by what it answered, and the
