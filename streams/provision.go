@@ -249,7 +249,7 @@ func ensureStream(ctx context.Context, js jetstream.JetStream, want jetstream.St
 // sameStream reports whether a stream needs no update; the server fills in
 // defaults, so only what is asked for is compared.
 func sameStream(have, want jetstream.StreamConfig) bool {
-	return reflect.DeepEqual(have.Subjects, want.Subjects) &&
+	return reflect.DeepEqual(have.Subjects, want.Subjects) && len(have.Sources) == len(want.Sources) &&
 		have.MaxBytes == want.MaxBytes && have.MaxAge == want.MaxAge && have.Replicas == want.Replicas &&
 		(want.MaxMsgsPerSubject == 0 || have.MaxMsgsPerSubject == want.MaxMsgsPerSubject) &&
 		have.Discard == want.Discard && have.DiscardNewPerSubject == want.DiscardNewPerSubject &&

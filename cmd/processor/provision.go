@@ -3,19 +3,25 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"text/tabwriter"
+	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/internal/units"
+	"github.com/adpa/processor/streams"
 )
 
 // provisionCmd sets up what the product needs on a server.
 type provisionCmd struct {
-	Replicas int `placeholder:"N" help:"How many servers of a cluster keep each stream: 1, 3 or 5."`
+	Replicas int    `placeholder:"N" help:"How many servers of a cluster keep each stream: 1, 3 or 5."`
+	From     string `placeholder:"DIR|URL" help:"Before that, copy all streams and buckets from a server on its own: the data directory of an embedded one that is stopped, or an address."`
 	jsonFlag
 }
 
@@ -36,6 +42,11 @@ func (c *provisionCmd) Run(a *app) error {
 		return err
 	}
 	defer nc.Close()
+	if c.From != "" {
+		if err := c.carry(a, cfg, nc); err != nil {
+			return err
+		}
+	}
 	if err := provision(a.ctx, cfg, nc); err != nil {
 		return err
 	}
@@ -44,6 +55,32 @@ func (c *provisionCmd) Run(a *app) error {
 		return fmt.Errorf("opening JetStream: %w", err)
 	}
 	return c.list(a, cfg, js)
+}
+
+// carry copies everything from a server on its own.
+func (c *provisionCmd) carry(a *app, cfg config.Config, to *nats.Conn) error {
+	url := c.From
+	if !strings.Contains(url, "://") {
+		if _, err := os.Stat(filepath.Join(c.From, "jetstream")); err != nil {
+			return hint(fmt.Errorf("opening the data of an embedded server: %w", err), "name the directory of nats.embedded.dir, or an address like nats://127.0.0.1:4222")
+		}
+		old, err := streams.StartEmbedded(streams.EmbeddedConfig{Dir: c.From, Host: "127.0.0.1", Port: -1, Sync: time.Minute})
+		if err != nil {
+			return err
+		}
+		defer old.Close()
+		url = old.URL()
+	}
+	from, err := nats.Connect(url, nats.Name("processor"))
+	if err != nil {
+		return advise(fmt.Errorf("connecting to %s: %w", redact(url), err)).orTry("check the address, and that the server runs")
+	}
+	defer from.Close()
+	carried, err := streams.Carry(a.ctx, from, to, cfg.NATS.Prefix)
+	if err != nil {
+		return fmt.Errorf("%w (%d streams were copied before; remove these from the new servers to begin again)", err, len(carried))
+	}
+	return nil
 }
 
 // provisioned is a stream as provision lists it.

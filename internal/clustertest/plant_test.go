@@ -49,6 +49,7 @@ type settings struct {
 	streams  string        // the members of the section streams:, as YAML
 	provider string        // more members of the provider
 	more     string        // more sections
+	from     string        // the data directory of a server to copy everything from
 }
 
 // plant is a cluster of NATS servers, an upstream and replicas of the processor.
@@ -64,6 +65,7 @@ type plant struct {
 	replicas []*replica
 	nc       *nats.Conn
 	js       jetstream.JetStream
+	carried  map[string]string // the contents after a copy, before anybody used them
 }
 
 // node is a NATS server.
@@ -115,6 +117,9 @@ func newPlant(t *testing.T, within time.Duration, s settings) *plant {
 		p.addReplica()
 	}
 	p.provision(s.copies)
+	if s.from != "" {
+		p.carried = p.contents()
+	}
 	for i := range p.replicas {
 		p.startReplica(i)
 	}
@@ -262,7 +267,11 @@ streams: {%s}
 // provision runs the command that sets everything up.
 func (p *plant) provision(copies int) string {
 	p.t.Helper()
-	out, err := proc.Run(p.ctx, p.program, "provision", "--config", p.replicas[0].config, "--replicas", fmt.Sprint(copies))
+	arguments := []string{"provision", "--config", p.replicas[0].config, "--replicas", fmt.Sprint(copies)}
+	if p.set.from != "" {
+		arguments = append(arguments, "--from", p.set.from)
+	}
+	out, err := proc.Run(p.ctx, p.program, arguments...)
 	require.NoError(p.t, err, out)
 	return out
 }

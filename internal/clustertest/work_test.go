@@ -49,7 +49,7 @@ func (p *plant) keepPublishing(pause time.Duration) *load {
 	ctx, stop := context.WithCancel(p.ctx)
 	l := &load{p: p, stop: stop}
 	l.done.Go(func() {
-		for i := 0; ctx.Err() == nil; i++ {
+		for i := 1000; ctx.Err() == nil; i++ { // what publish published before asks something else
 			l.one(p.ctx, i) // to its end: a request is accepted, or it was never there
 			time.Sleep(pause)
 		}
