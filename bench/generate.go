@@ -182,7 +182,7 @@ type measured struct {
 	between  time.Duration
 	last     fakellm.Stats
 	took     time.Duration // from the start of the processor's pulling to the last hand-off
-	stored   uint64
+	stored   int64         // hand-offs whose calls were answered
 }
 
 // rate is of answered calls a second, once it has settled.
@@ -261,7 +261,7 @@ func handOff(js jetstream.JetStream, requests int) error {
 func (s *setting) watch(ctx context.Context, requests int) (*measured, error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
 	defer cancel()
-	next, err := s.js.Stream(ctx, "LLM_SCORE")
+	waiting, err := s.js.Stream(ctx, "LLM_GENERATE") // what is handed on leaves it; a message to score may hold several
 	if err != nil {
 		return nil, err
 	}
@@ -284,17 +284,17 @@ func (s *setting) watch(ctx context.Context, requests int) (*measured, error) {
 			m.to, m.between = stats, now.Sub(fromAt)
 		}
 		m.last = stats
-		info, err := next.Info(ctx)
+		info, err := waiting.Info(ctx)
 		if err != nil {
 			return nil, err
 		}
-		if m.stored = info.State.Msgs; m.stored >= uint64(requests) {
+		if m.stored = stats.Answered; info.State.Msgs == 0 && m.between > 0 {
 			m.took = time.Since(begin)
 			return &m, nil
 		}
 		select {
 		case <-ctx.Done():
-			return nil, fmt.Errorf("%d of %d answered: %w", m.stored, requests, ctx.Err())
+			return nil, fmt.Errorf("%d of %d answered, %d wait: %w", m.stored, requests, info.State.Msgs, ctx.Err())
 		case <-tick.C:
 		}
 	}
