@@ -154,6 +154,11 @@ func (d *doctor) checkStream(in streams.Inspected) {
 		}
 	}
 	d.checkPeers(check, in.Info.Cluster)
+	d.checkFill(check+" full", in)
+}
+
+// checkFill looks at the room of a stream that refuses what comes when it is full.
+func (d *doctor) checkFill(check string, in streams.Inspected) {
 	full := float64(in.Info.State.Bytes) / float64(max(in.Info.Config.MaxBytes, 1))
 	switch {
 	case in.Info.Config.MaxBytes <= 0 || !in.Refusing || full < 0.8:
