@@ -91,7 +91,7 @@ func startSynced(ctx context.Context, dir string, servers int, every time.Durati
 	nodes, errs := make([]*proc.Process, servers), make([]error, servers)
 	var starting sync.WaitGroup
 	for i := range servers {
-		n := proc.Node{Name: fmt.Sprintf("n%d", i), Dir: filepath.Join(dir, fmt.Sprint(i)), Port: -1, Sync: every, Always: every == 0}
+		n := proc.Node{Name: fmt.Sprintf("n%d", i), Dir: filepath.Join(dir, strconv.Itoa(i)), Port: -1, Sync: every, Always: every == 0}
 		if servers > 1 {
 			_, port, _ := net.SplitHostPort(routes[i])
 			n.ClusterPort, _ = strconv.Atoi(port)

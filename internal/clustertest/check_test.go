@@ -52,7 +52,7 @@ func (p *plant) check(ids []string) found {
 	})
 	var err error
 	f.responses = len(responses)
-	require.EqualValues(p.t, state.Msgs, state.LastSeq-state.FirstSeq+1, "a response was stored twice")
+	require.Equal(p.t, state.Msgs, state.LastSeq-state.FirstSeq+1, "a response was stored twice")
 	p.requireEach(ids, answered, "responses")
 	f.dead = int(p.messages("LLM_DEAD"))
 	require.Zero(p.t, f.dead, "dead letters")

@@ -86,7 +86,7 @@ func TestTwoServersAreKilledAndReturn(t *testing.T) {
 		p.awaitAtLeast(200 * (i + 1))
 		p.killNode(i)
 		p.killNode(i + 1)
-		time.Sleep(10 * time.Second) // longer than an election
+		lasts(10 * time.Second) // longer than an election
 		p.startNodes()
 	}
 	p.awaitAtLeast(500)
@@ -104,7 +104,7 @@ func TestAReplicaIsFrozen(t *testing.T) {
 	for i := range 2 {
 		p.awaitAtLeast(200 * (i + 1))
 		require.NoError(t, p.replicas[i].process.Freeze())
-		time.Sleep(35 * time.Second)
+		lasts(35 * time.Second)
 		require.NoError(t, p.replicas[i].process.Thaw())
 	}
 	l.end()
@@ -123,7 +123,7 @@ func TestAReplicaIsCutOff(t *testing.T) {
 		for _, proxy := range p.replicas[i%2].proxies {
 			proxy.Cut()
 		}
-		time.Sleep(away)
+		lasts(away)
 		for _, proxy := range p.replicas[i%2].proxies {
 			proxy.Mend()
 		}
@@ -170,7 +170,7 @@ func TestTheProviderIsAway(t *testing.T) {
 	p.awaitAtLeast(50)
 	p.outage.Refuse()
 	begun := p.messages("LLM_RESPONSES")
-	time.Sleep(*outage)
+	lasts(*outage)
 	waiting := uint64(len(l.ids())) - p.messages("LLM_RESPONSES")
 	require.Greater(t, waiting, uint64(*outage/(400*time.Millisecond)), "what is accepted meanwhile waits")
 	require.Zero(t, p.messages("LLM_DEAD"))

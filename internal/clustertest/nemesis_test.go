@@ -110,7 +110,7 @@ var faults = []fault{
 
 // pause lasts a random time up to most.
 func (n *nemesis) pause(most time.Duration) {
-	time.Sleep(time.Duration(n.random.Int64N(int64(most)))) // the fault lasts
+	lasts(time.Duration(n.random.Int64N(int64(most)))) // the fault lasts
 }
 
 func TestNemesis(t *testing.T) {

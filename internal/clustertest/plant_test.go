@@ -309,7 +309,7 @@ func (p *plant) await(within time.Duration, what string, holds func() bool) {
 			require.Fail(p.t, what)
 		}
 		p.revive()
-		time.Sleep(50 * time.Millisecond) // the poll of other processes' work
+		lasts(50 * time.Millisecond) // the poll of other processes' work
 	}
 }
 
@@ -363,4 +363,9 @@ func (p *plant) info(stream string) (*jetstream.StreamInfo, error) {
 		return nil, err
 	}
 	return s.CachedInfo(), nil
+}
+
+// lasts lets a time pass in which a fault goes on, or other processes work.
+func lasts(d time.Duration) {
+	time.Sleep(d) //nolint:forbidigo // the time itself is what is tested; nothing is concluded from it
 }

@@ -51,7 +51,7 @@ func (p *plant) keepPublishing(pause time.Duration) *load {
 	l.done.Go(func() {
 		for i := 1000; ctx.Err() == nil; i++ { // what publish published before asks something else
 			l.one(p.ctx, i) // to its end: a request is accepted, or it was never there
-			time.Sleep(pause)
+			lasts(pause)
 		}
 	})
 	return l
@@ -86,7 +86,7 @@ func (l *load) one(ctx context.Context, i int) {
 			l.full++
 		}
 		l.mu.Unlock()
-		time.Sleep(50 * time.Millisecond)
+		lasts(50 * time.Millisecond)
 	}
 }
 

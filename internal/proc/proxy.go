@@ -1,6 +1,7 @@
 package proc
 
 import (
+	"context"
 	"fmt"
 	"io"
 	"net"
@@ -103,7 +104,7 @@ func (p *Proxy) accept() {
 func (p *Proxy) join(client net.Conn) {
 	defer func() { _ = client.Close() }()
 	<-p.gate()
-	server, err := net.DialTimeout("tcp", p.target, 5*time.Second)
+	server, err := (&net.Dialer{Timeout: 5 * time.Second}).DialContext(context.Background(), "tcp", p.target)
 	if err != nil {
 		return
 	}
