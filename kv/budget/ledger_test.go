@@ -429,6 +429,23 @@ func TestABucketThatDropsRecordsIsRefused(t *testing.T) {
 	require.ErrorContains(t, err, "max_age is 1h0m0s")
 }
 
+func TestTheBucketsAreLimited(t *testing.T) {
+	js := connect(t, startServer(t))
+	unlimited := Streams("llm", 1)[0]
+	unlimited.MaxBytes = -1
+	_, err := js.CreateStream(t.Context(), unlimited)
+	require.NoError(t, err)
+	require.NoError(t, Provision(t.Context(), js, "llm", 1))
+	var sum int64
+	for _, want := range Streams("llm", 1) {
+		stream, err := js.Stream(t.Context(), want.Name)
+		require.NoError(t, err)
+		require.Positive(t, stream.CachedInfo().Config.MaxBytes, "%s: one that was made without a limit gets it", want.Name)
+		sum += stream.CachedInfo().Config.MaxBytes
+	}
+	require.EqualValues(t, MaxBytes, sum)
+}
+
 func TestADamagedRecordGrantsNothing(t *testing.T) {
 	js := connect(t, startServer(t))
 	l := open(t, js, Options{Budgets: daily(1000)})

@@ -18,6 +18,11 @@ const (
 	requestTimeout = 2 * time.Second
 	// dayTTL is how long the usage of a day is kept.
 	dayTTL = 400 * 24 * time.Hour
+	// MaxBytes is what the two buckets may hold together: the records and 400 days
+	// of some ten thousand tenants. Full means that no tenant more gets a budget.
+	MaxBytes    = budgetBytes + limitsBytes
+	budgetBytes = 1 << 30
+	limitsBytes = 64 << 20
 )
 
 // errConflict is a write that came after somebody else's.
@@ -28,8 +33,8 @@ var errConflict = errors.New("somebody else wrote first")
 // direct reads are off.
 func Streams(prefix string, replicas int) []jetstream.StreamConfig {
 	streams := []jetstream.StreamConfig{
-		{Name: "KV_" + budgetBucket(prefix), Subjects: []string{"$KV." + budgetBucket(prefix) + ".>"}},
-		{Name: "KV_" + limitsBucket(prefix), Subjects: []string{"$KV." + limitsBucket(prefix) + ".>"}},
+		{Name: "KV_" + budgetBucket(prefix), Subjects: []string{"$KV." + budgetBucket(prefix) + ".>"}, MaxBytes: budgetBytes},
+		{Name: "KV_" + limitsBucket(prefix), Subjects: []string{"$KV." + limitsBucket(prefix) + ".>"}, MaxBytes: limitsBytes},
 	}
 	for i := range streams {
 		streams[i].MaxMsgsPerSubject = 1
@@ -65,21 +70,29 @@ func Provision(ctx context.Context, js jetstream.JetStream, prefix string, repli
 			return fmt.Errorf("stream %s would drop budgets: its max_age is %v and its discard policy %v; it must be 0 and new",
 				want.Name, have.MaxAge, have.Discard)
 		}
-		if err := moreCopies(ctx, js, stream.CachedInfo().Config, want.Replicas); err != nil {
+		if err := adapt(ctx, js, stream.CachedInfo().Config, want); err != nil {
 			return err
 		}
 	}
 	return nil
 }
 
-// moreCopies brings a stream to as many copies as are wanted; it takes none away.
-func moreCopies(ctx context.Context, js jetstream.JetStream, have jetstream.StreamConfig, wanted int) error {
-	if have.Replicas >= wanted {
+// adapt brings a stream to as many copies as are wanted, none taken away, and
+// limits one that has no limit.
+func adapt(ctx context.Context, js jetstream.JetStream, have, want jetstream.StreamConfig) error {
+	more := have.Replicas < want.Replicas
+	if !more && have.MaxBytes > 0 {
 		return nil
 	}
-	have.Replicas = wanted
+	have.Replicas = max(have.Replicas, want.Replicas)
+	if have.MaxBytes <= 0 {
+		have.MaxBytes = want.MaxBytes
+	}
 	if _, err := js.UpdateStream(ctx, have); err != nil {
-		return fmt.Errorf("copying stream %s to %d servers: %w", have.Name, wanted, err)
+		return fmt.Errorf("setting stream %s to %d copies and %d bytes: %w", have.Name, have.Replicas, have.MaxBytes, err)
+	}
+	if !more {
+		return nil
 	}
 	return jsx.AwaitCopies(ctx, js, have.Name)
 }
