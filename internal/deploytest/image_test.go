@@ -5,7 +5,6 @@ import (
 	"context"
 	"debug/elf"
 	"encoding/json"
-	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -158,7 +157,7 @@ func (s *stage) context(t *testing.T, target string) {
 	top, err := filepath.Abs(root)
 	require.NoError(t, err)
 	var ignored []string
-	for _, line := range strings.Fields(regexp.MustCompile(`(?m)^#.*\n`).ReplaceAllString(string(readFile(t, ".dockerignore")), "")) {
+	for line := range strings.FieldsSeq(regexp.MustCompile(`(?m)^#.*\n`).ReplaceAllString(string(readFile(t, ".dockerignore")), "")) {
 		pattern := "./" + line
 		if after, deep := strings.CutPrefix(line, "**/"); deep {
 			pattern = after
@@ -357,6 +356,6 @@ func sandboxed(t *testing.T) {
 	require.Zero(t, os.Geteuid(), "namespaces need root")
 	for _, name := range []string{"bwrap", "setpriv", "ip", "unshare", "dnsmasq", "prometheus", "promtool"} {
 		_, err := exec.LookPath(name)
-		require.NoError(t, err, fmt.Sprintf("%s: .ci/deploy installs it", name))
+		require.NoError(t, err, "%s: .ci/deploy installs it", name)
 	}
 }
