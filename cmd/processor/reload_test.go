@@ -5,7 +5,9 @@ import (
 	"errors"
 	"fmt"
 	"log/slog"
+	"os"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -166,4 +168,17 @@ func TestReloadsAreTold(t *testing.T) {
 		require.Contains(t, log.String(), want)
 	}
 	require.NotContains(t, log.String(), "key-that-must-not-leak")
+}
+
+func TestHangupReloads(t *testing.T) {
+	x := newReloadTest(t, nil)
+	read := make(chan struct{}, 1)
+	stop := x.running.reloadOnHangup(func() (config.Config, error) {
+		defer func() { read <- struct{}{} }()
+		return x.with(func(c *config.Config) { c.Score.Threshold = 0.3 }), nil
+	})
+	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGHUP))
+	<-read
+	stop() // waits for what was begun
+	require.InDelta(t, 0.3, x.running.deps.settings().Score.Threshold, 0)
 }

@@ -22,6 +22,13 @@ type runCmd struct {
 	Provider []string `placeholder:"NAME" help:"Add a provider with its usual address and environment variable: openai, anthropic, gemini, ollama, simulated."`
 }
 
+// Help says what signals do.
+func (*runCmd) Help() string {
+	return "SIGTERM and Ctrl-C end it once what it took is finished; a second one ends it at once. SIGHUP has it read the configuration again: " +
+		"prices, models, budgets, limits and thresholds hold from the next request on, and the log names what holds only after a restart. " +
+		"A configuration that cannot be used changes nothing."
+}
+
 // Run works until a signal comes, finishes what it took and returns.
 func (c *runCmd) Run(a *app) error {
 	cfg, err := a.load(withProviders(c.Provider))
