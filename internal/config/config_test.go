@@ -128,7 +128,7 @@ func TestBadFiles(t *testing.T) {
 
 func TestErrorShowsTheLineWithACaret(t *testing.T) {
 	_, err := load("p.yaml", []byte("cache:\n  strategy: lru\n  ttll: 1h\n"), os.LookupEnv, nil)
-	require.EqualError(t, err, `p.yaml:3:3: cache.ttll: is not known; did you mean ttl? (cache takes enabled, strategy, metrics, max_size, local_size, ttl, sync_interval, match, max_temperature, providers)
+	require.EqualError(t, err, `p.yaml:3:3: cache.ttll: is not known; did you mean ttl? (cache takes enabled, strategy, metrics, max_size, local_size, ttl, sync_interval, match, scope, max_temperature, providers)
     3 |   ttll: 1h
           ^`)
 }
