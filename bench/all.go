@@ -66,7 +66,8 @@ var shorts = []short{
 		{"one group, all cached", rate, false, `\| one group, HTTP upstream \| \d+ \| (\d+)`},
 	}},
 	{"fairness", []string{"-flood", "2000", "-probes", "20"}, false, "", []wanted{
-		{"quiet tenant in the loud one's shard, p50", span, true, `(?s)in the loud one's shard \|.*?\| (\d+ ms), \d+ ms \(\d+ requests\) \|\n`},
+		// Most of it is the upstream's 200 ms, whatever the machine's speed.
+		{"quiet tenant in the loud one's shard, p50, ms", ratio, true, `(?s)in the loud one's shard \|.*?\| (\d+) ms, \d+ ms \(\d+ requests\) \|\n`},
 	}},
 	{"stream", []string{"-answers", "16", "-chunks", "10"}, false, "", []wanted{
 		{"added to a chunk, p50", span, true, `added at the median: (\S+)`},
@@ -81,7 +82,7 @@ var shorts = []short{
 		{"at max with a full cassette, of the live rate", ratio, false, `replay of the live rate \| ([\d.]+)`},
 		{"live beside a replay, of the rate alone", ratio, false, `of the rate alone \| ([\d.]+)`},
 	}},
-	{"scale", []string{"-replicas", "1,2", "-seconds", "3", "-backlog", "1000,4000", "-kept", "5000", "-joins", "1"}, false, "", []wanted{
+	{"scale", []string{"-replicas", "2", "-seconds", "6", "-backlog", "1000,4000", "-kept", "5000", "-joins", "1"}, false, "", []wanted{
 		{"two replicas, of linear", ratio, false, `\n\| 2 \| \d+ \| \d+ \| ([\d.]+)`},
 		{"a backlog of 4000", rate, false, `\n\| 4000 \| (\d+)`},
 		{"start to first answer", span, true, `first answer after (\d+ ms)`},
