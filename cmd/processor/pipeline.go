@@ -2,9 +2,12 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"math/rand/v2"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -127,8 +130,32 @@ func chooseGroups(groups [][]string, wanted []string) ([][]string, error) {
 }
 
 // provision sets up all streams, buckets and consumers. The buckets come first:
-// once there are consumers, requests may be worked.
+// once there are consumers, requests may be worked. It is idempotent, and tried
+// again where the servers do not answer in time: a cluster drops a request for a
+// stream that others make at the same moment.
 func provision(ctx context.Context, cfg config.Config, nc *nats.Conn) error {
+	for tries := 1; ; tries++ {
+		err := provisionOnce(ctx, cfg, nc)
+		if err == nil || tries == provisionTries || ctx.Err() != nil || !unanswered(err) {
+			return err
+		}
+		select {
+		case <-time.After(time.Second + rand.N(time.Duration(tries)*time.Second)):
+		case <-ctx.Done():
+			return err
+		}
+	}
+}
+
+// provisionTries bounds the tries; each waits at least five seconds for an answer.
+const provisionTries = 5
+
+// unanswered reports that the servers did not answer a request.
+func unanswered(err error) bool {
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders)
+}
+
+func provisionOnce(ctx context.Context, cfg config.Config, nc *nats.Conn) error {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return fmt.Errorf("opening JetStream: %w", err)
