@@ -302,22 +302,18 @@ func (p *panel) lines(width, rows int, colour bool) []string {
 		heads[i] = cell{c.head, faint}
 	}
 	for _, row := range append([][]cell{heads}, p.rows[:rows]...) {
-		line := ""
+		cells := make([]string, len(shown))
 		for k, i := range shown {
 			text := clipText(row[i].text, widths[k])
 			blank := strings.Repeat(" ", widths[k]-utf8.RuneCountInString(text))
-			text = paint(text, row[i].style, colour)
+			cells[k] = paint(text, row[i].style, colour)
 			if p.columns[i].right {
-				text = blank + text
+				cells[k] = blank + cells[k]
 			} else if k < len(shown)-1 {
-				text += blank
+				cells[k] += blank
 			}
-			if k > 0 {
-				line += strings.Repeat(" ", gutter)
-			}
-			line += text
 		}
-		lines = append(lines, line)
+		lines = append(lines, strings.Join(cells, strings.Repeat(" ", gutter)))
 	}
 	return lines
 }
