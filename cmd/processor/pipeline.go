@@ -131,8 +131,8 @@ func chooseGroups(groups [][]string, wanted []string) ([][]string, error) {
 
 // provision sets up all streams, buckets and consumers. The buckets come first:
 // once there are consumers, requests may be worked. It is idempotent, and tried
-// again where the servers do not answer in time: a cluster drops a request for a
-// stream that others make at the same moment.
+// again where the servers do not answer in time: replicas that set up a fresh
+// cluster at the same moment were seen to get no answer.
 func provision(ctx context.Context, cfg config.Config, nc *nats.Conn) error {
 	for tries := 1; ; tries++ {
 		err := provisionOnce(ctx, cfg, nc)
