@@ -133,6 +133,9 @@ func (m *models) route(r *stages.Request) (generate.Route, error) {
 		if _, err := selection.ParseOptions(r.Asked().Select); err != nil {
 			return generate.Route{}, err // said now, and not only once the request says auto
 		}
+		if err := m.selector.holds(r, r.Model); err != nil {
+			return generate.Route{}, err
+		}
 		return m.to(r.Model, t.list[at].Provider, "requested")
 	}
 	name, because, probability, err := m.selector.choose(r, list)

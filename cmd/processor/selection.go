@@ -342,22 +342,50 @@ func (s *selector) unable(w *wanted, m *knownModel) (why string, long bool, err 
 	if m.MaxOutput > 0 && w.need.Bound > m.MaxOutput {
 		return fmt.Sprintf("gives answers of at most %d tokens", m.MaxOutput), true, nil
 	}
+	needed, err := s.needed(w.r, &w.need, m)
+	if err != nil || needed == 0 {
+		return "", false, err
+	}
+	return fmt.Sprintf("has a context of %d tokens, and %d are needed", m.Context, needed), true, nil
+}
+
+// needed counts what the prompt and the answer need of a model's context; 0
+// where they fit.
+func (s *selector) needed(r *stages.Request, need *selection.Need, m *knownModel) (int, error) {
 	// A token has at least a byte, so most requests need not be counted.
-	if m.Context == 0 || !w.need.Images && len(w.r.Body)+w.need.Bound <= m.Context {
-		return "", false, nil
+	if m.Context == 0 || !need.Images && len(r.Body)+need.Bound <= m.Context {
+		return 0, nil
 	}
 	count := s.counter.Chat
-	if w.r.Kind == schemas.Embeddings {
+	if r.Kind == schemas.Embeddings {
 		count = s.counter.Embeddings
 	}
-	n, err := count(m.Name, w.r.Body)
+	n, err := count(m.Name, r.Body)
 	if err != nil {
-		return "", false, fmt.Errorf("counting the tokens of request %s: %w", w.r.ID, err)
+		return 0, fmt.Errorf("counting the tokens of request %s: %w", r.ID, err)
 	}
-	if total := n.Total() + w.need.Bound; total > m.Context {
-		return fmt.Sprintf("has a context of %d tokens, and %d are needed", m.Context, total), true, nil
+	if total := n.Total() + need.Bound; total > m.Context {
+		return total, nil
 	}
-	return "", false, nil
+	return 0, nil
+}
+
+// holds reports a request that asks for a model by its name and does not fit
+// into its context: nothing is paid to be told so.
+func (s *selector) holds(r *stages.Request, name string) error {
+	m, known := s.use.Load().known[name]
+	if !known || m.Context == 0 || r.Kind != schemas.Chat { // of embeddings each text has the whole context
+		return nil
+	}
+	need := selection.Read(r.Body)
+	needed, err := s.needed(r, &need, &m)
+	if err != nil || needed == 0 {
+		return err
+	}
+	e := schemas.Invalid(schemas.CodeContextLengthExceeded, "messages",
+		"%.80s has a context of %d tokens, and messages and answer need %d; shorten the prompt, lower max_completion_tokens, or ask for another model", name, m.Context, needed)
+	e.Details = map[string]any{"context": m.Context, "needed": needed}
+	return e
 }
 
 // refused reports whether the tenant's budget surely has nothing left for a

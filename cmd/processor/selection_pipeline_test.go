@@ -209,6 +209,14 @@ func TestLimitsOfAChoice(t *testing.T) {
 	_, a = model("wrong", strings.Replace(auto("hi there", `"select":{"qualty":1}`), "auto", "large", 1))
 	require.Equal(t, "invalid_field", a.Error.Code)
 	require.Contains(t, a.raw, "processor.select")
+
+	before := upstream.calls["large"]
+	_, a = model("named", strings.Replace(auto(long, ""), "auto", "large", 1))
+	require.Equal(t, "context_length_exceeded", a.Error.Code)
+	require.Contains(t, a.Error.Message, "large has a context of 60 tokens")
+	require.Equal(t, before, upstream.calls["large"], "nothing is called to be told so")
+	name, _ = model("named-short", strings.Replace(auto("hi again", ""), "auto", "large", 1))
+	require.Equal(t, "large", name)
 }
 
 func TestOneReplicaLearnsAnotherUsesItWithinASecond(t *testing.T) {
