@@ -61,11 +61,11 @@ func (d *doctor) paid(name string) bool {
 
 // checkBudgets looks for budgets that do not hold what their reader expects.
 func (d *doctor) checkBudgets() {
-	real := false
+	paid := false
 	for _, p := range d.cfg.ProviderList() {
-		real = real || p.Kind != providers.KindSimulated
+		paid = paid || p.Kind != providers.KindSimulated
 	}
-	if real && len(d.cfg.Budgets) == 0 {
+	if paid && len(d.cfg.Budgets) == 0 {
 		d.add("budgets", warning, "budgets: [{tenant: acme, daily_limit_usd: 20}]", "no tenant has a budget: what is spent has no limit but those that were set with processor budget set")
 	}
 	limited := map[string]bool{}
@@ -79,7 +79,7 @@ func (d *doctor) checkBudgets() {
 		}
 	}
 	for _, t := range d.cfg.Tenants {
-		if real && len(d.cfg.Budgets) > 0 && !limited[t.Name] {
+		if paid && len(d.cfg.Budgets) > 0 && !limited[t.Name] {
 			d.add("budgets", warning, "add an entry for it to budgets", "tenant %s has none", t.Name)
 		}
 	}
