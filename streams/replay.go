@@ -160,9 +160,13 @@ func (a *Archive) read(ctx context.Context, request archiveRequest, f func(*nats
 		if m.Subject != inbox { // of a read that was given up
 			continue
 		}
-		switch status := m.Header.Get("Status"); status {
+		status := m.Header.Get("Status")
+		if said(m, jetstream.StreamHeader) != "" { // a stored message, whatever its publisher wrote
+			status = ""
+		}
+		switch status {
 		case "":
-			sequence, _ := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
+			sequence, _ := strconv.ParseUint(said(m, jetstream.SequenceHeader), 10, 64)
 			next = sequence + 1
 			if err := f(m); err != nil {
 				return 0, false, err
@@ -184,11 +188,20 @@ func (a *Archive) next(ctx context.Context) (*nats.Msg, error) {
 	return a.sub.NextMsgWithContext(ctx)
 }
 
+// said gives what the server says of a message that it read: the last header of
+// the name. Those before it are of its publisher, who may write what he likes.
+func said(m *nats.Msg, name string) string {
+	if values := m.Header[name]; len(values) > 0 {
+		return values[len(values)-1]
+	}
+	return ""
+}
+
 // archived reads a message of the archive. A request without an id of its own
 // is named by its sequence in the stream of requests.
 func (a *Archive) archived(m *nats.Msg) (Archived, error) {
-	subject := m.Header.Get(jetstream.SubjectHeader)
-	published, err := time.Parse(time.RFC3339Nano, m.Header.Get(jetstream.TimeStampHeaer))
+	subject := said(m, jetstream.SubjectHeader)
+	published, err := time.Parse(time.RFC3339Nano, said(m, jetstream.TimeStampHeaer))
 	if err != nil {
 		return Archived{}, fmt.Errorf("the server gives no time of a message: %w", err)
 	}
@@ -196,7 +209,7 @@ func (a *Archive) archived(m *nats.Msg) (Archived, error) {
 		ID: m.Header.Get(HeaderID), Tenant: strings.TrimPrefix(subject, a.names.Prefix+".requests."),
 		Published: published.UTC(), Header: m.Header, Body: m.Data,
 	}
-	r.Sequence, _ = strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
+	r.Sequence, _ = strconv.ParseUint(said(m, jetstream.SequenceHeader), 10, 64)
 	if !schemas.ValidID(r.ID) {
 		r.ID = sourceSequence(m.Header.Get(headerSource))
 	}
