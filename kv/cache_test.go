@@ -122,6 +122,7 @@ func TestAPurgeReachesTheOthersAtOnce(t *testing.T) {
 }
 
 func TestAPurgeReachesTheOthersThroughARestart(t *testing.T) {
+	t.Parallel() // it mostly waits
 	dir := t.TempDir()
 	server := natstest.StartOn(t, dir, -1)
 	port := server.Addr().String()

@@ -83,7 +83,7 @@ func entry(text string) Entry { return Entry{Model: "m", Answer: []byte(`{"text"
 
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	require.Eventually(t, ok, 5*time.Second, time.Millisecond, what)
+	require.Eventually(t, ok, 30*time.Second, time.Millisecond, what)
 }
 
 func (c *Cache) has(key string) bool { return len(c.Get(context.Background(), []string{key})) == 1 }

@@ -25,6 +25,7 @@ func check(t *testing.T, l *Leases, key string) Lease {
 }
 
 func TestALeaseHasOneHolder(t *testing.T) {
+	t.Parallel() // it mostly waits
 	nc, js := open(t)
 	one, two := newLeases(t, nc, "one"), newLeases(t, nc, "two")
 	taken, err := one.Take(t.Context(), []string{"acme.a", "acme.b"})

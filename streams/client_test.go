@@ -180,6 +180,7 @@ func TestExchangeIsBoundedAndComplete(t *testing.T) {
 
 // Answers that pass by while the client is cut off are found among those stored.
 func TestExchangeSurvivesARestartOfTheServer(t *testing.T) {
+	t.Parallel() // it mostly waits
 	dir := t.TempDir()
 	server := natstest.StartOn(t, dir, -1)
 	port := server.Addr().String()
@@ -199,7 +200,7 @@ func TestExchangeSurvivesARestartOfTheServer(t *testing.T) {
 	require.Eventually(t, func() bool {
 		info, err := stream.Info(t.Context())
 		return err == nil && info.State.Msgs == 10
-	}, 5*time.Second, 5*time.Millisecond)
+	}, 30*time.Second, 5*time.Millisecond)
 
 	server.Shutdown()
 	server.WaitForShutdown()

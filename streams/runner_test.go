@@ -82,7 +82,7 @@ func response(t *testing.T, js jetstream.JetStream, subject string) *jetstream.R
 	require.Eventually(t, func() bool {
 		m, err = stream.GetLastMsgForSubject(t.Context(), subject)
 		return err == nil
-	}, 10*time.Second, 2*time.Millisecond, "no response on %s", subject)
+	}, 30*time.Second, 2*time.Millisecond, "no response on %s", subject)
 	return m
 }
 
@@ -311,6 +311,7 @@ func TestConsumersThatVanishAreMadeAgain(t *testing.T) {
 }
 
 func TestServerRestartLosesNothing(t *testing.T) {
+	t.Parallel() // it mostly waits
 	dir := t.TempDir()
 	server := natstest.StartOn(t, dir, -1)
 	port := server.Addr().(*net.TCPAddr).Port
@@ -359,7 +360,7 @@ func TestLongWaitsGoThroughTheLaterStream(t *testing.T) {
 	require.Eventually(t, func() bool {
 		scheduled, err = later.GetLastMsgForSubject(t.Context(), "llm.later.at.acme.patient")
 		return err == nil
-	}, 5*time.Second, 5*time.Millisecond)
+	}, 30*time.Second, 5*time.Millisecond)
 	requireDrained(t, js, "LLM_GENERATE")
 
 	// The server would bring it back in half a minute; the message that it then
@@ -419,7 +420,7 @@ func awaitWaiting(t *testing.T, js jetstream.JetStream, name string) {
 	require.Eventually(t, func() bool {
 		info, err := stream.Info(t.Context())
 		return err == nil && info.State.Msgs == 1
-	}, 5*time.Second, 2*time.Millisecond)
+	}, 30*time.Second, 2*time.Millisecond)
 }
 
 func TestHandoffsThatNobodyCanReadAreDead(t *testing.T) {
@@ -441,7 +442,7 @@ func TestHandoffsThatNobodyCanReadAreDead(t *testing.T) {
 	require.Eventually(t, func() bool {
 		info, err := dead.Info(t.Context())
 		return err == nil && info.State.Msgs == 2
-	}, 5*time.Second, 2*time.Millisecond)
+	}, 30*time.Second, 2*time.Millisecond)
 	requireDrained(t, js, "LLM_CACHE")
 }
 
@@ -474,6 +475,7 @@ func TestHandoffsOfANewerVersionAreLeftToOthers(t *testing.T) {
 }
 
 func TestFullStreamsHoldBackAndRecover(t *testing.T) {
+	t.Parallel() // it mostly waits
 	nc, js := natstest.Connect(t, natstest.Start(t))
 	layout := testLayout()
 	layout.StageBytes = 40_000 // some thirty hand-offs
@@ -489,7 +491,7 @@ func TestFullStreamsHoldBackAndRecover(t *testing.T) {
 	require.Eventually(t, func() bool {
 		info, err := stream.Info(t.Context())
 		return err == nil && info.State.Bytes > 30_000
-	}, 5*time.Second, 5*time.Millisecond)
+	}, 30*time.Second, 5*time.Millisecond)
 	// Longer than the server waits for a sign of life: held messages keep giving it.
 	time.Sleep(layout.AckWait + time.Second) //nolint:forbidigo // the server's clock runs; what must not happen gives no sign
 	start(t, nc, layout, steps(nil, pass, pass, pass, answer))
@@ -534,6 +536,7 @@ func TestInteractiveGoesFirstAndBatchKeepsAShare(t *testing.T) {
 }
 
 func TestLongWorkIsNotDeliveredAgain(t *testing.T) {
+	t.Parallel() // it mostly waits
 	nc, js := natstest.Connect(t, natstest.Start(t))
 	layout := testLayout()
 	layout.AckWait = time.Second
@@ -562,6 +565,7 @@ func TestLongWorkIsNotDeliveredAgain(t *testing.T) {
 }
 
 func TestMemoryIsBoundedByBytes(t *testing.T) {
+	t.Parallel() // it mostly waits
 	nc, js := natstest.Connect(t, natstest.Start(t))
 	layout := testLayout()
 	require.NoError(t, Provision(t.Context(), js, layout))
@@ -584,7 +588,7 @@ func TestMemoryIsBoundedByBytes(t *testing.T) {
 		defer r.mu.Unlock()
 		return r.bytes
 	}
-	require.Eventually(t, func() bool { return held() >= 8<<20 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return held() >= 8<<20 }, 30*time.Second, time.Millisecond)
 	require.Never(t, func() bool { return held() > 24<<20 }, 2*time.Second, 5*time.Millisecond, "a pull may bring what was free before it, no more")
 	close(block)
 	for i := range n {

@@ -5,6 +5,7 @@ import (
 	"io"
 	"math/rand/v2"
 	"slices"
+	"strings"
 
 	"github.com/adpa/processor/stages/score"
 )
@@ -45,7 +46,7 @@ func loadMatched(dir string) ([]matched, error) {
 			own = append(own, matched{name, c.Source, c.Output, true, c.develop})
 		}
 	}
-	slices.SortStableFunc(own, func(a, b matched) int { return compare(a.set, b.set) })
+	slices.SortStableFunc(own, func(a, b matched) int { return strings.Compare(a.set, b.set) })
 	random := rand.New(rand.NewPCG(3, 4))
 	cases := slices.Clone(own)
 	for _, c := range own {
@@ -58,16 +59,6 @@ func loadMatched(dir string) ([]matched, error) {
 		}
 	}
 	return cases, nil
-}
-
-func compare(a, b string) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 const relevancePenalty = 5

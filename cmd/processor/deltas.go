@@ -63,17 +63,7 @@ func (s streamedStage) show(r *stages.Request) {
 		return
 	}
 	send(schemas.DeleteMember(chunk, "usage"))
-	if usageAsked(r.Body) {
+	if providers.UsageAsked(r.Body) {
 		send(schemas.SetMember(schemas.SetMember(chunk, "choices", []byte("[]")), "usage", usage.Of(chunk)))
 	}
-}
-
-// usageAsked tells whether a request asks for the usage in a chunk of its own.
-func usageAsked(body []byte) bool {
-	options, ok := schemas.Member(body, "stream_options")
-	if !ok {
-		return false
-	}
-	asked, ok := schemas.Member(options.Of(body), "include_usage")
-	return ok && string(asked.Of(options.Of(body))) == "true"
 }

@@ -24,14 +24,13 @@ func (p *testPipeline) feedback(tenant, text string) {
 // handled waits until all feedback is, and gives how often each result came, over the registries.
 func (p *testPipeline) handled(registries ...*prometheus.Registry) map[string]float64 {
 	p.t.Helper()
+	stream, err := p.js.Stream(p.t.Context(), "LLM_FEEDBACK")
+	require.NoError(p.t, err)
+	last := stream.CachedInfo().State.LastSeq // a consumer counts what is pending a moment after it was stored
 	require.Eventually(p.t, func() bool {
 		consumer, err := p.js.Consumer(p.t.Context(), "LLM_FEEDBACK", "feedback")
-		if err != nil {
-			return false
-		}
-		info := consumer.CachedInfo()
-		return info.NumPending == 0 && info.NumAckPending == 0
-	}, 10*time.Second, 5*time.Millisecond, "feedback is left")
+		return err == nil && consumer.CachedInfo().AckFloor.Stream >= last
+	}, 30*time.Second, 5*time.Millisecond, "feedback is left")
 	counts := map[string]float64{}
 	for _, registry := range registries {
 		families, err := registry.Gather()

@@ -238,7 +238,7 @@ func TestFedByHandTwiceLateAndOutOfOrderPaysOnce(t *testing.T) {
 	require.Eventually(t, func() bool {
 		stream, err := p.js.Stream(t.Context(), "LLM_GENERATE")
 		return err == nil && stream.CachedInfo().State.Msgs == 0
-	}, 10*time.Second, 5*time.Millisecond, "everything is settled")
+	}, 30*time.Second, 5*time.Millisecond, "everything is settled")
 	require.EqualValues(t, 4, p.upstream.Stats().Calls)
 	require.Zero(t, p.upstream.Stats().Repeats)
 	responses, err := p.js.Stream(t.Context(), "LLM_RESPONSES")
@@ -260,7 +260,7 @@ func TestEqualRequestsAreAnsweredFromTheCache(t *testing.T) {
 		p.publish(id, `{ "messages":[{"content":"hello","role":"user"}], "model":"gpt-4o", "user":"somebody" }`)
 		again := p.await(id)
 		return again.About.Cache == "hit" && again.About.CostUSD == 0 && again.Usage == first.Usage
-	}, 5*time.Second, time.Millisecond)
+	}, 30*time.Second, time.Millisecond)
 	calls := p.upstream.Stats().Calls
 	p.publish("fresh", `{"model":"gpt-4o","messages":[{"role":"user","content":"hello"}],"processor":{"cache":{"mode":"refresh"}}}`)
 	require.Equal(t, "miss", p.await("fresh").About.Cache)

@@ -110,7 +110,7 @@ func TestRoundsArePaidOnce(t *testing.T) {
 			first = m.Data
 		}
 		return err == nil
-	}, 10*time.Second, 5*time.Millisecond)
+	}, 30*time.Second, 5*time.Millisecond)
 	again := func() {
 		m := nats.NewMsg(names.Handoff("score", schemas.Interactive, "acme"))
 		m.Header.Set(streams.HeaderVersion, "1") // and no message id: the server drops nothing
@@ -135,7 +135,7 @@ func TestRoundsArePaidOnce(t *testing.T) {
 			}
 		}
 		return true
-	}, 10*time.Second, 5*time.Millisecond, "everything is settled")
+	}, 30*time.Second, 5*time.Millisecond, "everything is settled")
 	require.Len(t, sent.list(), 2)
 }
 
@@ -222,7 +222,7 @@ func TestTemplates(t *testing.T) {
 		id := fmt.Sprintf("written-%d", time.Now().UnixNano())
 		p.publish(id, written)
 		return p.await(id).About.Cache == "hit"
-	}, 5*time.Second, time.Millisecond, "rendered or written out, it is the same question")
+	}, 30*time.Second, time.Millisecond, "rendered or written out, it is the same question")
 }
 
 func TestWhoTakesSchemas(t *testing.T) {
@@ -258,7 +258,7 @@ func TestWhereGenerateIsFullNothingIsAskedForAgain(t *testing.T) {
 	require.Eventually(t, func() bool {
 		stream, err := p.js.Stream(t.Context(), "LLM_SCORE")
 		return err == nil && stream.CachedInfo().State.Msgs == 1
-	}, 10*time.Second, 5*time.Millisecond)
+	}, 30*time.Second, 5*time.Millisecond)
 	stream, err := p.js.Stream(t.Context(), "LLM_GENERATE")
 	require.NoError(t, err)
 	full := stream.CachedInfo().Config

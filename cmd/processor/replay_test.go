@@ -372,7 +372,7 @@ func TestAnInterruptedReplayGoesOnWithoutPayingTwiceAndTwoDoNotMeet(t *testing.T
 	status, _, stderr := x.processor(t.Context(), "--config", live, "replay", "--candidate", other, "--report-json", "r.json")
 	require.Zero(t, status, stderr)
 	require.Contains(t, stderr, "going on")
-	require.EqualValues(t, before.Calls+300, x.upstream.Stats().Calls, "each was paid once")
+	require.Equal(t, before.Calls+300, x.upstream.Stats().Calls, "each was paid once")
 	r := readReport(t, "r.json")
 	require.Equal(t, 300, r.Replay.Pairs)
 	require.Equal(t, 300, r.Spending.Forecast.Calls)

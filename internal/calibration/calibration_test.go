@@ -48,7 +48,7 @@ func TestReplicasLearnFromEachOther(t *testing.T) {
 	require.Eventually(t, func() bool {
 		mean, _ := later.Factors("p", "m")
 		return mean > 1.9
-	}, 5*time.Second, 10*time.Millisecond, "observations travel while both run")
+	}, 30*time.Second, 10*time.Millisecond, "observations travel while both run")
 }
 
 func TestNamesAreKeys(t *testing.T) {

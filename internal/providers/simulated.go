@@ -195,7 +195,7 @@ func (s *simulated) stream(ctx context.Context, call *schemas.Call, r *reply) er
 		}
 		call.Delta(r.chunk(index, "{}", `"`+r.finish+`"`))
 	}
-	if usageAsked(call.Body) {
+	if UsageAsked(call.Body) {
 		call.Delta(append(r.head(nil, "chat.completion.chunk"), `,"choices":[],"usage":`+string(r.appendUsage(nil))+`}`...))
 	}
 	return nil

@@ -26,7 +26,7 @@ const drainTime = time.Second
 // readStream reads a streamed answer, hands its chunks on as they come, and
 // gives the whole. It ends the exchange.
 func (x *exchange) readStream(response *http.Response, call *schemas.Call) (schemas.Answer, error) {
-	s := stream{x: x, call: call, assembler: newAssembler(x.remote.cfg.MaxResponse), usageAsked: usageAsked(call.Body)}
+	s := stream{x: x, call: call, assembler: newAssembler(x.remote.cfg.MaxResponse), usageAsked: UsageAsked(call.Body)}
 	done, err := s.read(response.Body)
 	if err != nil {
 		x.end(response)
@@ -125,9 +125,9 @@ func (s *stream) broken(response *http.Response, err error) *schemas.CallError {
 	return e
 }
 
-// usageAsked tells whether the application asked for the chunk with the usage;
+// UsageAsked tells whether the application asked for the usage in a chunk of its own;
 // others are not prepared for a chunk without choices.
-func usageAsked(body []byte) bool {
+func UsageAsked(body []byte) bool {
 	options, ok := schemas.Member(body, "stream_options")
 	if !ok {
 		return false

@@ -1,7 +1,6 @@
 package resources
 
 import (
-	"errors"
 	"os"
 	"runtime"
 	"runtime/debug"
@@ -49,7 +48,7 @@ func TestEveryThreadGetsThePriority(t *testing.T) {
 	if err := renice(before); err != nil { // taking it back needs a right: High is refused without
 		c.Priority = High
 		var refused schemas.ResourceOptimizationError
-		require.True(t, errors.As(c.Apply(0), &refused))
+		require.ErrorAs(t, c.Apply(0), &refused)
 	}
 }
 

@@ -1,6 +1,7 @@
 package selection
 
 import (
+	"cmp"
 	"fmt"
 	"math"
 	"slices"
@@ -145,7 +146,7 @@ func (c *chooser) take(i int, probability float64, because string) Choice {
 // tries the ones that cost less.
 func (c *chooser) cheapest() Choice {
 	byCost := slices.Clone(c.allowed)
-	slices.SortStableFunc(byCost, func(a, b int) int { return compare(c.estimates[a].CostUSD, c.estimates[b].CostUSD) })
+	slices.SortStableFunc(byCost, func(a, b int) int { return cmp.Compare(c.estimates[a].CostUSD, c.estimates[b].CostUSD) })
 	at, best := -1, 0
 	for i, index := range byCost {
 		e := &c.estimates[index]
@@ -172,16 +173,6 @@ func (c *chooser) cheapest() Choice {
 	}
 	i := byCost[at]
 	return c.take(i, 1-explore, fmt.Sprintf(reason, c.ask.MinQuality)+": "+c.estimates[i].String())
-}
-
-func compare(a, b float64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // best takes the best by the weights.

@@ -1,6 +1,7 @@
 package tune
 
 import (
+	"cmp"
 	"math"
 	"math/bits"
 	"slices"
@@ -231,7 +232,7 @@ func (l *Learner) halve() {
 			}
 		}
 		slices.SortStableFunc(list, func(a, b int) int {
-			return -compare(l.Arms[a].mean(), l.Arms[b].mean())
+			return cmp.Compare(l.Arms[b].mean(), l.Arms[a].mean())
 		})
 		for _, i := range list[(len(list)+1)/2:] {
 			if l.exceeds(i, list[0], 0) < spared {
@@ -239,16 +240,6 @@ func (l *Learner) halve() {
 			}
 		}
 	}
-}
-
-func compare(a, b float64) int {
-	switch {
-	case a < b:
-		return -1
-	case a > b:
-		return 1
-	}
-	return 0
 }
 
 // exceeds is the probability that one setting is better than another by more than a margin.
