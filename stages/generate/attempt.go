@@ -24,8 +24,8 @@ const (
 	retryFirst = 500 * time.Millisecond
 	retryMost  = 30 * time.Second
 	// maxTries is how often a request may be what tries whether a provider is
-	// back. Such a try is no failure of the request, but it may be what the
-	// provider fails at.
+	// back, or be refused for the provider's limits. Neither is a failure of the
+	// request, but it may be what the provider fails at, or refuses for ever.
 	maxTries = 50
 )
 
@@ -320,7 +320,7 @@ func (a *attempt) failed(ctx context.Context, err error) (verdict stages.Verdict
 	case len(a.left) > 0 && (a.until.IsZero() || time.Now().Before(a.until)):
 		a.again = false // it is new to the next model
 		return stages.Verdict{}, false
-	case failure != nil && refusal(failure):
+	case failure != nil && refusal(failure) && a.r.Calls < maxTries:
 		return a.refused(failure)
 	}
 	a.r.Earlier.Usage = a.r.Earlier.Usage.Add(a.spent.Usage)

@@ -227,6 +227,20 @@ func TestRefusedRequestsWaitForTheirTurn(t *testing.T) {
 	})
 }
 
+func TestWhatIsRefusedForEverIsNotTriedForEver(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, p, _ := limited(t, 4, nil)
+		p.set("a", failing(429, schemas.Usage{}))
+		r := newRequest("r")
+		require.Equal(t, stages.ActionWait, run(t.Context(), s, r).of(r).Action, "no failure")
+		r = newRequest("r")
+		r.Deliveries = 60
+		verdict := run(t.Context(), s, r).of(r)
+		require.Equal(t, stages.ActionRetry, verdict.Action, "a failure, of which there may be few")
+		require.Error(t, verdict.Err)
+	})
+}
+
 func TestOtherModelsGoPastOneThatIsFull(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, p, limits := limited(t, 4, nil)
