@@ -112,7 +112,7 @@ func (c *cacheOptimizeCmd) Run(a *app) error {
 	if c.Apply {
 		fmt.Fprintln(a.stdout, "applied: all replicas follow within a second or two; back with processor cache optimize --reset")
 	} else {
-		fmt.Fprintln(a.stdout, "to have all replicas follow: processor cache optimize --apply")
+		fmt.Fprintln(a.stdout, "to have all replicas follow: processor cache optimize --tenant "+c.Tenant+" --apply")
 	}
 	return nil
 }
