@@ -114,7 +114,7 @@ func (w *watcher) sample(ctx context.Context) (*sample, error) {
 // askReplicas asks every replica for its figures. Nobody knows how many there
 // are: those that answer in time count.
 func (w *watcher) askReplicas(ctx context.Context) ([]replicaFigures, error) {
-	inbox := nats.NewInbox()
+	inbox := w.nc.NewInbox()
 	sub, err := w.nc.SubscribeSync(inbox)
 	if err != nil {
 		return nil, fmt.Errorf("asking the replicas: %w", err)
