@@ -85,11 +85,11 @@ func (c *provisionCmd) carry(a *app, cfg config.Config, to *nats.Conn) error {
 
 // provisioned is a stream as provision lists it.
 type provisioned struct {
-	Stream   string      `json:"stream"`
-	Replicas int         `json:"replicas"`
-	Messages uint64      `json:"messages"`
-	Bytes    units.Bytes `json:"bytes"`
-	MaxBytes units.Bytes `json:"max_bytes"`
+	Stream   string `json:"stream"`
+	Replicas int    `json:"replicas"`
+	Messages uint64 `json:"messages"`
+	Bytes    int64  `json:"bytes"`
+	MaxBytes int64  `json:"max_bytes"`
 }
 
 func (c *provisionCmd) list(a *app, cfg config.Config, js jetstream.JetStream) error {
@@ -98,7 +98,7 @@ func (c *provisionCmd) list(a *app, cfg config.Config, js jetstream.JetStream) e
 	for info := range lister.Info() {
 		name := info.Config.Name
 		if strings.HasPrefix(name, strings.ToUpper(cfg.NATS.Prefix)+"_") || strings.HasPrefix(name, "KV_"+cfg.NATS.Prefix+"_") {
-			rows = append(rows, provisioned{name, info.Config.Replicas, info.State.Msgs, units.Bytes(info.State.Bytes), units.Bytes(info.Config.MaxBytes)})
+			rows = append(rows, provisioned{name, info.Config.Replicas, info.State.Msgs, int64(info.State.Bytes), info.Config.MaxBytes})
 		}
 	}
 	if err := lister.Err(); err != nil {
@@ -111,7 +111,7 @@ func (c *provisionCmd) list(a *app, cfg config.Config, js jetstream.JetStream) e
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "STREAM\tREPLICAS\tMESSAGES\tHOLDS\tMAY HOLD")
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%v\t%v\n", r.Stream, r.Replicas, r.Messages, r.Bytes, r.MaxBytes)
+		fmt.Fprintf(w, "%s\t%d\t%d\t%v\t%v\n", r.Stream, r.Replicas, r.Messages, units.Bytes(r.Bytes), units.Bytes(r.MaxBytes))
 	}
 	return w.Flush()
 }
