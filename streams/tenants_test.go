@@ -188,6 +188,7 @@ func TestPastMaxWaitingARequestIsRefused(t *testing.T) {
 			layout := testLayout()
 			require.NoError(t, Provision(t.Context(), js, layout))
 			open := make(chan struct{})
+			letGo := sync.OnceFunc(func() { close(open) })
 			gate := Step{Name: stages.Generate, Workers: 4, Slice: 64, Stage: stages.Func(func(_ context.Context, requests []*stages.Request) []stages.Verdict {
 				if requests[0].Tenant == "acme" {
 					<-open
@@ -196,6 +197,7 @@ func TestPastMaxWaitingARequestIsRefused(t *testing.T) {
 			})}
 			tenants := NewTenants(nc, layout, []TenantConfig{{Name: "acme", MaxWaiting: most}}, nil)
 			limitedRunner(t, nc, layout, tenants, groups(gate)...)
+			t.Cleanup(letGo)
 			publishMany(t, js, "acme", flood)
 			var refused atomic.Int64
 			for i := most; i < flood; i++ { // first come, first served
@@ -206,7 +208,7 @@ func TestPastMaxWaitingARequestIsRefused(t *testing.T) {
 				refused.Add(1)
 			}
 			require.EqualValues(t, flood-most, refused.Load())
-			close(open)
+			letGo()
 			for i := range most {
 				code, _, _ := errorOf(t, response(t, js, fmt.Sprintf("llm.responses.acme.r-%d", i)).Data)
 				require.Empty(t, code)

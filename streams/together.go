@@ -52,6 +52,9 @@ func (r *Runner) way(o *outcome) (way route, ok bool) {
 		return route{}, false
 	}
 	request := &o.item.request
+	if r.cfg.Tenants.limited(request.Tenant) { // what waits for it is counted by messages
+		return route{}, false
+	}
 	way = route{tenant: request.Tenant, class: request.Class, beyond: request.Beyond}
 	switch o.verdict.Action {
 	case stages.ActionContinue:
