@@ -79,9 +79,10 @@ func newPipeline(ctx context.Context, cfg config.Config, nc *nats.Conn, wanted [
 	return p, nil
 }
 
-// Run works until ctx ends, finishes what was taken and returns.
+// Run works until ctx ends, finishes what has begun, gives back the rest and returns.
 func (p *pipeline) Run(ctx context.Context) error {
 	defer p.deps.close()
+	defer context.AfterFunc(ctx, p.deps.generate.Drain)()
 	var running errgroup.Group
 	for _, r := range p.runners {
 		running.Go(func() error { return r.Run(ctx) })

@@ -188,6 +188,7 @@ func (a *attempt) wait(ctx context.Context, i int) (verdict stages.Verdict, ok b
 	}
 	waiting, cancel := context.WithDeadline(ctx, until)
 	defer cancel()
+	defer context.AfterFunc(a.draining, cancel)()
 	place, err := a.deps.Limits.Enter(waiting, a.ask(route))
 	switch {
 	case err == nil:
@@ -195,6 +196,8 @@ func (a *attempt) wait(ctx context.Context, i int) (verdict stages.Verdict, ok b
 		return stages.Verdict{}, true
 	case ctx.Err() != nil:
 		return a.ended(ctx, ctx.Err()), false
+	case a.draining.Err() != nil:
+		return handedBack, false
 	case a.late(route):
 		return stages.Fail(noTimeLeft(a.r)), false
 	}

@@ -449,6 +449,10 @@ func (s *Stage) start(ctx context.Context, f *flight) {
 	prompt := s.prompt(r)
 	turn, waiting := s.deps.Prefixes.Begin(time.Now(), prompt)
 	f.turn = turn
+	if s.draining.Err() != nil {
+		s.end(ctx, f, handedBack)
+		return
+	}
 	if waiting != nil { // takes a worker once who goes ahead of it is there
 		go func() {
 			f.turn = s.followPrefix(call, r, prompt)
@@ -460,8 +464,12 @@ func (s *Stage) start(ctx context.Context, f *flight) {
 		go func() { s.end(ctx, f, s.work(call, f, r, false)) }()
 		return
 	}
-	s.slots <- struct{}{}
-	go func() { s.end(ctx, f, s.work(call, f, r, true)) }()
+	select {
+	case s.slots <- struct{}{}:
+		go func() { s.end(ctx, f, s.work(call, f, r, true)) }()
+	case <-s.draining.Done():
+		s.end(ctx, f, handedBack)
+	}
 }
 
 // end decides the leader of a flight, and the followers with it: copies of the

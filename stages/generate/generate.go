@@ -120,6 +120,9 @@ type Stage struct {
 	deps  Deps
 	slots chan struct{}
 
+	draining context.Context // ends when no more calls are to be begun
+	drain    context.CancelFunc
+
 	parked atomic.Int64 // requests that wait for budget, without a worker
 
 	parking *stages.Parking // of those that wait for equal ones
@@ -134,12 +137,21 @@ func New(workers int, deps Deps) *Stage {
 	if deps.Limits == nil {
 		deps.Limits = limit.New(nil)
 	}
+	draining, drain := context.WithCancel(context.Background())
 	return &Stage{
+		draining: draining, drain: drain,
 		deps: deps, slots: make(chan struct{}, max(workers, 1)),
 		parking: stages.NewParking(MaxFollowers, MaxFollowerBytes),
 		flights: map[string]*flight{}, calls: map[string]*flight{},
 	}
 }
+
+// Drain has calls that have begun end, and gives back what has not begun, for
+// other processes to take. A request that comes after it is given back too.
+func (s *Stage) Drain() { s.drain() }
+
+// handedBack is what becomes of a request whose call a draining process does not begin.
+var handedBack = stages.Wait(time.Millisecond)
 
 // Parking is where requests wait for the answers to equal ones.
 func (s *Stage) Parking() *stages.Parking { return s.parking }
