@@ -59,7 +59,7 @@ func Provision(ctx context.Context, js jetstream.JetStream, l Layout) error {
 	replicas := max(l.Replicas, 1)
 	for _, cfg := range []jetstream.KeyValueConfig{
 		{Bucket: l.Bucket(BucketAnswers), TTL: l.AnswersAge, MaxBytes: l.AnswersBytes},
-		{Bucket: l.Bucket(BucketLeases), LimitMarkerTTL: leaseMarkerTTL, Storage: jetstream.MemoryStorage, MaxBytes: leasesBytes},
+		l.leasesConfig(),
 		{Bucket: l.Bucket(BucketTemplates), History: templateHistory, MaxBytes: templatesBytes},
 		{Bucket: l.Bucket(BucketModels), MaxBytes: modelsBytes},
 		{Bucket: l.Bucket(BucketCancelled), TTL: cancelledFor, MaxBytes: cancelledBytes},
@@ -71,6 +71,12 @@ func Provision(ctx context.Context, js jetstream.JetStream, l Layout) error {
 		}
 	}
 	return provisionCache(ctx, js, l)
+}
+
+// leasesConfig is that of the leases' bucket, which is in memory: it goes with
+// the only server that has it, and is made anew when that is back.
+func (l Layout) leasesConfig() jetstream.KeyValueConfig {
+	return jetstream.KeyValueConfig{Bucket: l.Bucket(BucketLeases), LimitMarkerTTL: leaseMarkerTTL, Storage: jetstream.MemoryStorage, MaxBytes: leasesBytes}
 }
 
 // Buckets lists the full names of all buckets, those of the budgets too.

@@ -4,8 +4,10 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"log/slog"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -25,6 +27,8 @@ const (
 	releasedTTL = 5 * time.Second
 	// probeTimeout bounds the wait for a process to say that it is alive.
 	probeTimeout = 500 * time.Millisecond
+	// makeTimeout bounds making the bucket anew.
+	makeTimeout = 10 * time.Second
 	// maxLeases bounds the leases that a process holds and the creations under way.
 	maxLeases = 8192
 )
@@ -56,6 +60,9 @@ type Leases struct {
 	process string
 	alive   func(process string) string
 	stop    func()
+	layout  Layout
+
+	missing atomic.Bool // the bucket was not there when last asked
 
 	mu   sync.Mutex
 	held map[string]*held
@@ -76,7 +83,7 @@ func NewLeases(nc *nats.Conn, l Layout, process string, alive func(process strin
 	if err != nil {
 		return nil, fmt.Errorf("opening JetStream: %w", err)
 	}
-	s := &Leases{nc: nc, js: js, bucket: l.Bucket(BucketLeases), process: process, alive: alive, held: map[string]*held{}}
+	s := &Leases{nc: nc, js: js, bucket: l.Bucket(BucketLeases), process: process, alive: alive, layout: l, held: map[string]*held{}}
 	sub, err := nc.Subscribe(alive(process), s.answer)
 	if err != nil {
 		return nil, fmt.Errorf("answering for process %s: %w", process, err)
@@ -138,6 +145,9 @@ func (s *Leases) Take(ctx context.Context, keys []string) (taken []bool, err err
 		if futures[i] != nil {
 			s.Release(key)
 		}
+	}
+	if errors.Is(err, jetstream.ErrNoStreamResponse) {
+		s.missing.Store(true)
 	}
 	return nil, fmt.Errorf("taking leases: %w", err)
 }
@@ -267,8 +277,21 @@ func (s *Leases) renew(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
+			if s.missing.Swap(false) {
+				s.make(ctx)
+			}
 			s.renewDue(ctx, now)
 		}
+	}
+}
+
+// make makes the bucket anew: it was in the memory of a server that restarted.
+// Where that fails, whoever asks for a lease next finds it missing again.
+func (s *Leases) make(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(ctx, makeTimeout)
+	defer cancel()
+	if err := ensureBucket(ctx, s.js, s.layout.leasesConfig(), max(s.layout.Replicas, 1)); err != nil {
+		slog.Warn("making the bucket of leases anew failed", "error", err)
 	}
 }
 

@@ -36,6 +36,7 @@ type State struct {
 	Found       string `json:"found,omitzero"`   // the cache key that had the answer, where that is not the request's own
 	Attempt     int    `json:"attempt,omitzero"` // distinguishes hand-offs of one request to the same stage
 	Failures    int    `json:"failures,omitzero"`
+	Retried     bool   `json:"retried,omitzero"`    // a call for it failed, and it is to be tried again
 	NotBefore   Millis `json:"not_before,omitzero"` // when the request is to be worked at the earliest
 	Beyond      bool   `json:"beyond,omitzero"`     // sent beyond its tenant's share: it goes beside the tenant's shard
 
@@ -228,6 +229,7 @@ const MaxRounds = 10
 // next one is asked for and recorded as one of its own.
 func (s *State) Again() {
 	s.Round++
+	s.Retried = false
 	s.Earlier = Spent{Usage: s.Usage, CostUSD: s.CostUSD}
 }
 

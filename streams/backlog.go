@@ -2,6 +2,8 @@ package streams
 
 import (
 	"context"
+	"errors"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -100,6 +102,9 @@ func (b *Backlog) read(ctx context.Context, js jetstream.JetStream, l Layout, m 
 			b.lanes[class][d.lane].Store(pending)
 		}
 	}
+	if _, err := js.Stream(ctx, l.Names.Deltas()); errors.Is(err, jetstream.ErrStreamNotFound) {
+		l.remakeDeltas(ctx, js)
+	}
 	if later, err := js.Stream(ctx, l.Names.Later()); err == nil {
 		b.later.Store(int64(later.CachedInfo().State.Msgs))
 		b.laterBytes.Store(int64(later.CachedInfo().State.Bytes))
@@ -111,5 +116,17 @@ func (b *Backlog) read(ctx context.Context, js jetstream.JetStream, l Layout, m 
 	}
 	for stage, n := range total {
 		b.waiting[stage].Store(n)
+	}
+}
+
+// remakeDeltas makes the stream of streamed answers anew: it is in memory, and
+// goes with the only server that has it.
+func (l Layout) remakeDeltas(ctx context.Context, js jetstream.JetStream) {
+	for _, cfg := range l.streams() {
+		if cfg.Name == l.Names.Deltas() {
+			if err := ensureStream(ctx, js, cfg); err != nil {
+				slog.Warn("making the stream of streamed answers anew failed", "error", err)
+			}
+		}
 	}
 }

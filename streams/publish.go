@@ -337,7 +337,7 @@ func stageName(step string) string {
 	return step
 }
 
-// retry has the stage try again: a request that came alone and has cost nothing
+// retry has the stage try again: a request that came alone, was not called and has cost nothing
 // keeps its place and is delivered again; one that came in a batch, or from
 // there, or whose state must be kept, goes on as a batch of one. Past the last attempt it is rejected with what went wrong.
 func (r *Runner) retry(o *outcome, stage string) []*nats.Msg {
@@ -350,7 +350,7 @@ func (r *Runner) retry(o *outcome, stage string) []*nats.Msg {
 	if after <= 0 {
 		after = backoff(failures(&it.request)+1, 500*time.Millisecond, inMemoryWait)
 	}
-	if stageName(stage) == stages.Compress || it.from.requests == 1 && it.request.NotBefore == 0 && it.request.Earlier == (schemas.Spent{}) && after <= inMemoryWait {
+	if stageName(stage) == stages.Compress || it.from.requests == 1 && it.request.NotBefore == 0 && !it.request.Retried && it.request.Earlier == (schemas.Spent{}) && after <= inMemoryWait {
 		o.verdict.After = min(after, inMemoryWait)
 		return nil // settled with a delayed negative acknowledgement
 	}

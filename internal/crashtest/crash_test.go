@@ -203,14 +203,34 @@ func (c *cluster) responses(ctx context.Context) (*jetstream.StreamInfo, error) 
 
 func (c *cluster) awaitResponses(ctx context.Context) {
 	var last uint64
-	require.Eventually(c.t, func() bool {
-		info, err := c.responses(ctx)
-		if err == nil {
+	for end := time.Now().Add(2 * time.Minute); last < uint64(c.f.requests); time.Sleep(50 * time.Millisecond) {
+		if info, err := c.responses(ctx); err == nil {
 			last = info.State.Msgs
 		}
-		return err == nil && info.State.Msgs >= uint64(c.f.requests)
-	}, 2*time.Minute, 50*time.Millisecond, "responses are missing")
+		if time.Now().After(end) {
+			c.describe(ctx)
+			c.t.Fatalf("%d of %d responses", last, c.f.requests)
+		}
+	}
 	c.t.Logf("%d responses", last)
+}
+
+// describe logs what the streams and their consumers hold.
+func (c *cluster) describe(ctx context.Context) {
+	streams := c.js.ListStreams(ctx)
+	for info := range streams.Info() {
+		c.t.Logf("%s: %d messages", info.Config.Name, info.State.Msgs)
+		stream, err := c.js.Stream(ctx, info.Config.Name)
+		if err != nil {
+			continue
+		}
+		consumers := stream.ListConsumers(ctx)
+		for consumer := range consumers.Info() {
+			if consumer.NumPending > 0 || consumer.NumAckPending > 0 {
+				c.t.Logf("  %s: %d pending, %d unacknowledged, %d redelivered, %d pulls", consumer.Name, consumer.NumPending, consumer.NumAckPending, consumer.NumRedelivered, consumer.NumWaiting)
+			}
+		}
+	}
 }
 
 // check reads what is left: one answer a request, none twice, and no more

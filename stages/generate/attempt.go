@@ -55,7 +55,7 @@ type attempt struct {
 // work gets a request its answer, records it and says what comes next. The
 // worker, which it may have already, is free as soon as the call has ended.
 func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request, worker bool) stages.Verdict {
-	a := &attempt{Stage: s, flight: f, r: r, worker: worker, patience: time.Now().Add(maxPark), again: failedBefore(r)}
+	a := &attempt{Stage: s, flight: f, r: r, worker: worker, patience: time.Now().Add(maxPark), again: r.Retried}
 	defer a.dismiss()
 	route, err := s.deps.Router(r)
 	if err != nil {
@@ -89,10 +89,6 @@ func untilDeadline(ctx context.Context, r *stages.Request) (context.Context, con
 	}
 	return context.WithDeadline(ctx, r.Deadline.Time())
 }
-
-// failedBefore tells whether a call for the request may have been made by an
-// earlier delivery.
-func failedBefore(r *stages.Request) bool { return r.Failures > 0 || triesBefore(r) > 0 }
 
 // triesBefore counts the deliveries before this one, which may have called; the
 // one before its time of a request that had to wait did not.
@@ -331,6 +327,7 @@ func (a *attempt) failed(ctx context.Context, err error) (verdict stages.Verdict
 	if try && a.r.Calls < maxTries {
 		return stages.Wait(a.pause(failure)), true
 	}
+	a.r.Retried = true
 	return stages.Retry(a.withTried(err), a.pause(failure)), true
 }
 
