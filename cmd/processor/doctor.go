@@ -190,7 +190,7 @@ func whyNoConnection(err error) string {
 	switch {
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired), strings.Contains(text, "uthoriz"):
 		return "check nats.creds, nats.nkey or the user in nats.url"
-	case strings.Contains(text, "x509"), strings.Contains(text, "certificate"), errors.Is(err, nats.ErrSecureConnRequired):
+	case strings.Contains(text, "x509"), strings.Contains(text, "certificate"), strings.Contains(text, "tls error"), errors.Is(err, nats.ErrSecureConnRequired):
 		return "check nats.tls: ca names the authority of the server's certificate, cert and key this client's; the certificate must be for the host in nats.url"
 	case errors.Is(err, nats.ErrSecureConnWanted):
 		return "the server offers no TLS: leave out nats.tls and tls:// in nats.url, or set tls in the server's configuration"
