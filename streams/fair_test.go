@@ -124,6 +124,7 @@ func TestAFloodHoldsBackNoOtherTenant(t *testing.T) {
 		"in one group and shard":        {true, quiet(true)},
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			nc, js := natstest.Connect(t, natstest.Start(t))
 			layout := testLayout()
 			require.NoError(t, Provision(t.Context(), js, layout))

@@ -148,12 +148,20 @@ func provision(ctx context.Context, cfg config.Config, nc *nats.Conn) error {
 	}
 }
 
+// What the servers of a cluster say while some of them are still starting.
+const (
+	noPeers     jetstream.ErrorCode = 10005
+	unavailable jetstream.ErrorCode = 10008
+)
+
 // provisionTries bounds the tries; each waits at least five seconds for an answer.
 const provisionTries = 5
 
-// unanswered reports that the servers did not answer a request.
+// unanswered reports that the servers did not answer a request, or not for now.
 func unanswered(err error) bool {
-	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders)
+	var api *jetstream.APIError
+	return errors.Is(err, context.DeadlineExceeded) || errors.Is(err, nats.ErrTimeout) || errors.Is(err, nats.ErrNoResponders) ||
+		errors.As(err, &api) && (api.ErrorCode == noPeers || api.ErrorCode == unavailable)
 }
 
 func provisionOnce(ctx context.Context, cfg config.Config, nc *nats.Conn) error {
