@@ -7,7 +7,6 @@ import (
 	"math/rand/v2"
 	"os"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"testing"
@@ -166,8 +165,7 @@ func TestTheFollowersOfAKilledLeaderAreTakenOver(t *testing.T) {
 		c.ask("flight", fmt.Sprintf("r%d", i), "the same question")
 	}
 	require.Eventually(t, func() bool { return c.calls() == 1 }, 10*time.Second, 5*time.Millisecond)
-	time.Sleep(300 * time.Millisecond) // so that followers of both processes wait
-	leader := c.leader()
+	leader := c.leader(ctx)
 	c.processors[leader].Kill()
 	killed := time.Now()
 	require.Eventually(t, func() bool { return c.calls() == 2 }, 10*time.Second, 5*time.Millisecond, "nobody took over")
@@ -179,19 +177,24 @@ func TestTheFollowersOfAKilledLeaderAreTakenOver(t *testing.T) {
 	require.Equal(t, 2, c.calls(), "one call more")
 }
 
-// leader gives the processor that makes the only call: the one with a
-// connection to the upstream.
-func (c *cluster) leader() int {
-	port, err := strconv.Atoi(c.upstream.URL[strings.LastIndexByte(c.upstream.URL, ':')+1:])
+// leader gives the processor that makes the only call: the one that, stopped,
+// does not answer for the only lease. Each keeps a connection to the upstream,
+// so those do not tell.
+func (c *cluster) leader(ctx context.Context) int {
+	stream, err := c.js.Stream(ctx, "KV_llm_leases")
 	require.NoError(c.t, err)
+	lease, err := stream.GetMsg(ctx, stream.CachedInfo().State.LastSeq)
+	require.NoError(c.t, err)
+	key := strings.TrimPrefix(lease.Subject, "$KV.llm_leases.")
 	for i, p := range c.processors {
-		connected, err := p.ConnectedTo(port)
-		require.NoError(c.t, err)
-		if connected {
+		require.NoError(c.t, p.Freeze())
+		_, err := c.nc.Request("llm.alive."+string(lease.Data), []byte(key), 300*time.Millisecond)
+		require.NoError(c.t, p.Thaw())
+		if err != nil {
 			return i
 		}
 	}
-	c.t.Fatal("nobody calls the upstream")
+	c.t.Fatal("nobody has the lease")
 	return 0
 }
 
@@ -210,7 +213,7 @@ func TestAFrozenLeaderIsNoSecondAnswer(t *testing.T) {
 	}
 	require.Eventually(t, func() bool { return c.calls() == 1 }, 10*time.Second, 5*time.Millisecond)
 	time.Sleep(300 * time.Millisecond)
-	leader := c.processors[c.leader()]
+	leader := c.processors[c.leader(ctx)]
 	require.NoError(t, leader.Freeze())
 	time.Sleep(frozen)
 	require.NoError(t, leader.Thaw())

@@ -78,7 +78,7 @@ func flood(t *testing.T, embedded bool) {
 			t.Fatalf("%d of %d answered\n%s", answered, prompts, log.String())
 		}
 		resident, err := p.ResidentBytes()
-		require.NoError(t, err, log.String())
+		require.NoError(t, err)
 		most = max(most, resident)
 		stream, err := js.Stream(ctx, "LLM_RESPONSES")
 		require.NoError(t, err)
