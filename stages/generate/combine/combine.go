@@ -65,6 +65,7 @@ type Combiner struct {
 	alone atomic.Bool // the provider has shown that it knows no arrays
 
 	mu     sync.Mutex
+	most   int // groups at a time
 	groups map[string]*group
 }
 
@@ -105,7 +106,7 @@ func New(next Caller, limits Limits, hooks Hooks) *Combiner {
 	if hooks.Sent == nil {
 		hooks.Sent = func(int) {}
 	}
-	return &Combiner{next: next, limits: limits, hooks: hooks, groups: map[string]*group{}}
+	return &Combiner{next: next, limits: limits, hooks: hooks, groups: map[string]*group{}, most: maxGroups}
 }
 
 // Generate implements Caller.
@@ -142,7 +143,7 @@ func (c *Combiner) join(p *part) bool {
 		g = nil
 	}
 	if g == nil {
-		if len(c.groups) >= maxGroups {
+		if len(c.groups) >= c.most {
 			return false
 		}
 		g = &group{key: key}
