@@ -6,10 +6,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"slices"
-
-	"github.com/adpa/processor/internal/proc"
 )
 
 // threeBudgets hold for every request of the load and refuse none. They are hard,
@@ -38,14 +35,11 @@ func runBudgets(ctx context.Context, out io.Writer, args []string) error {
 	if *turns < 1 || b.requests < 100 {
 		return errors.New("-turns is at least 1, -requests at least 100")
 	}
-	var err error
-	if b.dir, err = os.MkdirTemp("", "bench-budgets-"); err != nil {
+	remove, err := b.build(ctx, "budgets")
+	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(b.dir)
-	if b.program, err = proc.Build(ctx, b.dir); err != nil {
-		return err
-	}
+	defer remove()
 	without := scenario{"five groups, no budget", *upstream, fiveGroups, true, ""}
 	with := scenario{"five groups, three budgets", *upstream, fiveGroups, true, threeBudgets}
 	return b.compare(ctx, without, with, *turns)

@@ -5,13 +5,10 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/adpa/processor/internal/proc"
 )
 
 // warmPrompts is how many prompts the cached workload asks over and over.
@@ -27,14 +24,11 @@ func runCached(ctx context.Context, out io.Writer, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	var err error
-	if b.dir, err = os.MkdirTemp("", "bench-cached-"); err != nil {
+	remove, err := b.build(ctx, "cached")
+	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(b.dir)
-	if b.program, err = proc.Build(ctx, b.dir); err != nil {
-		return err
-	}
+	defer remove()
 	fmt.Fprintf(out, "| pipeline | all new, requests/s | all cached, requests/s | ratio, median | each turn |\n| --- | --- | --- | --- | --- |\n")
 	for _, sc := range []scenario{
 		{"five groups, HTTP upstream", true, fiveGroups, true, ""},

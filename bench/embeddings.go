@@ -4,27 +4,21 @@ import (
 	"context"
 	"fmt"
 	"io"
-	"os"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/adpa/processor/internal/proc"
 )
 
 // embeddingsShared measures embeddings requests of two tenants with a call each
 // and with shared calls, in turns.
 func embeddingsShared(ctx context.Context, out io.Writer, requests int) error {
 	b := pipelineBench{out: out, requests: requests}
-	var err error
-	if b.dir, err = os.MkdirTemp("", "bench-batch-"); err != nil {
+	remove, err := b.build(ctx, "batch")
+	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(b.dir)
-	if b.program, err = proc.Build(ctx, b.dir); err != nil {
-		return err
-	}
+	defer remove()
 	fmt.Fprintf(out, "Embeddings, %d requests of one text each, two tenants, five groups, 64 workers:\n\n", requests)
 	fmt.Fprint(out, "| upstream | max_connections | a call each: requests/s | calls | shared: requests/s | calls | requests a call | rate |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n")
 	for _, s := range []struct {

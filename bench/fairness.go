@@ -5,14 +5,12 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
-	"github.com/adpa/processor/internal/proc"
 	"github.com/adpa/processor/schemas"
 )
 
@@ -29,14 +27,11 @@ func runFairness(ctx context.Context, out io.Writer, args []string) error {
 		return err
 	}
 	b := pipelineBench{out: out}
-	var err error
-	if b.dir, err = os.MkdirTemp("", "bench-fairness-"); err != nil {
+	remove, err := b.build(ctx, "fairness")
+	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(b.dir)
-	if b.program, err = proc.Build(ctx, b.dir); err != nil {
-		return err
-	}
+	defer remove()
 	fmt.Fprintf(out, "| class | quiet tenant | while the flood is published and taken in: p50, p99 | while it waits: p50, p99 |\n| --- | --- | --- | --- |\n")
 	for _, class := range schemas.Classes {
 		for _, shares := range []bool{false, true} {

@@ -44,14 +44,11 @@ func runGenerate(ctx context.Context, out io.Writer, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	var err error
-	if b.dir, err = os.MkdirTemp("", "bench-generate-"); err != nil {
+	remove, err := b.build(ctx, "generate")
+	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(b.dir)
-	if b.program, err = proc.Build(ctx, b.dir); err != nil {
-		return err
-	}
+	defer remove()
 	for _, part := range []struct {
 		name string
 		run  func() error

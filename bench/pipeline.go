@@ -57,14 +57,11 @@ func runPipeline(ctx context.Context, out io.Writer, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	var err error
-	if b.dir, err = os.MkdirTemp("", "bench-pipeline-"); err != nil {
+	remove, err := b.build(ctx, "pipeline")
+	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(b.dir)
-	if b.program, err = proc.Build(ctx, b.dir); err != nil {
-		return err
-	}
+	defer remove()
 	if err := b.againstBare(ctx, *turns); err != nil {
 		return err
 	}
@@ -79,6 +76,19 @@ func runPipeline(ctx context.Context, out io.Writer, args []string) error {
 		}
 	}
 	return nil
+}
+
+// build makes the directory of a bench and builds the processor in it. remove
+// takes the directory away.
+func (b *pipelineBench) build(ctx context.Context, name string) (remove func(), err error) {
+	if b.dir, err = os.MkdirTemp("", "bench-"+name+"-"); err != nil {
+		return nil, err
+	}
+	if b.program, err = proc.Build(ctx, b.dir); err != nil {
+		_ = os.RemoveAll(b.dir)
+		return nil, err
+	}
+	return func() { _ = os.RemoveAll(b.dir) }, nil
 }
 
 // againstBare measures every scenario between two runs of the bare loop, several
@@ -167,6 +177,21 @@ func (s *setting) close() {
 	}
 }
 
+// surround starts the server and the upstream of a setting and connects to the server.
+func (b *pipelineBench) surround(ctx context.Context, s *setting, latency time.Duration) (err error) {
+	if s.nats, err = b.server(ctx); err != nil {
+		return err
+	}
+	if s.upstream, err = proc.Start(ctx, "upstream "+latency.String()+" count"); err != nil {
+		return err
+	}
+	if s.nc, err = nats.Connect(s.nats.URL); err != nil {
+		return err
+	}
+	s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(1024))
+	return err
+}
+
 // start runs a server, an upstream with the given latency and, unless before
 // returns an error, a processor on them.
 func (b *pipelineBench) start(ctx context.Context, sc scenario, latency time.Duration, before func(*setting) error) (s *setting, err error) {
@@ -177,16 +202,7 @@ func (b *pipelineBench) start(ctx context.Context, sc scenario, latency time.Dur
 			s.close()
 		}
 	}()
-	if s.nats, err = b.server(ctx); err != nil {
-		return s, err
-	}
-	if s.upstream, err = proc.Start(ctx, "upstream "+latency.String()+" count"); err != nil {
-		return s, err
-	}
-	if s.nc, err = nats.Connect(s.nats.URL); err != nil {
-		return s, err
-	}
-	if s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(1024)); err != nil {
+	if err = b.surround(ctx, s, latency); err != nil {
 		return s, err
 	}
 	configuration := filepath.Join(b.dir, "processor.yaml")

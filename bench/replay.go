@@ -12,8 +12,6 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-
-	"github.com/adpa/processor/internal/proc"
 )
 
 // runReplay measures replays against the live pipeline on the same machine in
@@ -27,14 +25,11 @@ func runReplay(ctx context.Context, out io.Writer, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	var err error
-	if b.dir, err = os.MkdirTemp("", "bench-replay-"); err != nil {
+	remove, err := b.build(ctx, "replay")
+	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(b.dir)
-	if b.program, err = proc.Build(ctx, b.dir); err != nil {
-		return err
-	}
+	defer remove()
 	var live, replayed, full, beside []float64
 	for range *turns {
 		r, err := b.replayTurn(ctx)

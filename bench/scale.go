@@ -46,14 +46,11 @@ func runScale(ctx context.Context, out io.Writer, args []string) error {
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
-	var err error
-	if b.dir, err = os.MkdirTemp("", "bench-scale-"); err != nil {
+	remove, err := b.build(ctx, "scale")
+	if err != nil {
 		return err
 	}
-	defer os.RemoveAll(b.dir)
-	if b.program, err = proc.Build(ctx, b.dir); err != nil {
-		return err
-	}
+	defer remove()
 	for _, part := range []struct {
 		name string
 		run  func() error
@@ -120,16 +117,7 @@ func (b *scaleBench) fleet(ctx context.Context, latency time.Duration, workers i
 			f.close()
 		}
 	}()
-	if f.nats, err = b.server(ctx); err != nil {
-		return nil, err
-	}
-	if f.upstream, err = proc.Start(ctx, "upstream "+latency.String()+" count"); err != nil {
-		return nil, err
-	}
-	if f.nc, err = nats.Connect(f.nats.URL); err != nil {
-		return nil, err
-	}
-	if f.js, err = jetstream.New(f.nc, jetstream.WithPublishAsyncMaxPending(1024)); err != nil {
+	if err = b.surround(ctx, f.setting, latency); err != nil {
 		return nil, err
 	}
 	groups := fmt.Sprintf("%s, workers: {generate: %d}", fiveGroups, workers)
