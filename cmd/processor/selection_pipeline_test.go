@@ -168,7 +168,8 @@ func TestAutoLearnsOverTheFiveStages(t *testing.T) {
 	figures, known := other.models.selector.learnt.Figures("tasks", "middle")
 	other.close()
 	require.True(t, known)
-	require.Greater(t, figures.Answers, 300.0)
+	// How many of the first 700 it got depends on how soon its scores came back.
+	require.Greater(t, figures.Answers, 100.0)
 	stop()
 	p.registry = prometheus.NewRegistry()
 	p.start()
