@@ -150,6 +150,11 @@ type RequestsLimits struct {
 	MaxBytes units.Bytes `yaml:"max_bytes"`
 	// MaxWaiting is how many requests of one tenant may wait. Default 10000.
 	MaxWaiting int `yaml:"max_waiting"`
+	// MaxWaitingBytes is how large the bodies of one tenant's requests that were
+	// let in and not answered yet may be in all, where its entry in tenants says
+	// nothing; what is more is answered with rate_limit_exceeded. 0 (the default)
+	// sets no limit.
+	MaxWaitingBytes units.Bytes `yaml:"max_waiting_bytes"`
 }
 
 // ArchiveLimits bounds the archive.
@@ -214,6 +219,13 @@ func (c StreamsConfig) Validate() error {
 	if c.Requests.MaxWaiting < 1 {
 		return fmt.Errorf("requests.max_waiting: %d is less than 1", c.Requests.MaxWaiting)
 	}
+	return validWaitingBytes("requests.", c.Requests.MaxWaitingBytes)
+}
+
+func validWaitingBytes(of string, most units.Bytes) error {
+	if most < 0 || most > 0 && most < units.MB {
+		return fmt.Errorf("%smax_waiting_bytes: %v is less than 1MB, which one request may have", of, most)
+	}
 	return nil
 }
 
@@ -230,9 +242,12 @@ type TenantConfig struct {
 	// Rate is how many of the tenant's requests are begun a second at most, over
 	// all replicas; the others wait for their turn. 0 (the default) sets no limit.
 	Rate float64 `yaml:"rate"`
-	// MaxRequestBytes is how large the body of a request of the tenant may be; with
-	// max_waiting it bounds the bytes that wait. 0 (the default) sets no limit but
-	// that of the server: max_payload less 64 KB.
+	// MaxWaitingBytes is how large the bodies of the tenant's requests that were
+	// let in and not answered yet may be in all; one more is answered with
+	// rate_limit_exceeded. 0 (the default) takes streams.requests.max_waiting_bytes.
+	MaxWaitingBytes units.Bytes `yaml:"max_waiting_bytes"`
+	// MaxRequestBytes is how large the body of a request of the tenant may be.
+	// 0 (the default) sets no limit but that of the server: max_payload less 64 KB.
 	MaxRequestBytes units.Bytes `yaml:"max_request_bytes"`
 }
 
@@ -253,6 +268,9 @@ func ValidateTenants(tenants []TenantConfig, maxWaiting int) error {
 			return fmt.Errorf("[%d].rate: %v is neither 0 nor within 0.001 and 1000000 requests a second", i, t.Rate)
 		case t.MaxRequestBytes < 0 || t.MaxRequestBytes > 0 && t.MaxRequestBytes < units.KB:
 			return fmt.Errorf("[%d].max_request_bytes: %v is less than 1KB, into which hardly a request fits", i, t.MaxRequestBytes)
+		}
+		if err := validWaitingBytes(fmt.Sprintf("[%d].", i), t.MaxWaitingBytes); err != nil {
+			return err
 		}
 		seen[t.Name] = true
 	}
@@ -312,7 +330,8 @@ func NewLayout(server ServerConfig, limits StreamsConfig) Layout {
 	return Layout{
 		Names: Names{Prefix: server.Prefix}, Replicas: server.Replicas,
 		RequestsBytes: int64(limits.Requests.MaxBytes), MaxWaiting: int64(limits.Requests.MaxWaiting),
-		Archive: limits.Archive.Enabled, ArchiveBytes: int64(limits.Archive.MaxBytes), ArchiveAge: limits.Archive.MaxAge.Std(),
+		MaxWaitingBytes: int64(limits.Requests.MaxWaitingBytes),
+		Archive:         limits.Archive.Enabled, ArchiveBytes: int64(limits.Archive.MaxBytes), ArchiveAge: limits.Archive.MaxAge.Std(),
 		StageBytes:     int64(limits.Stage.MaxBytes),
 		ResponsesBytes: int64(limits.Responses.MaxBytes), ResponsesAge: limits.Responses.MaxAge.Std(),
 		DeadBytes: int64(limits.Dead.MaxBytes), DeadAge: limits.Dead.MaxAge.Std(),

@@ -54,16 +54,19 @@ type Layout struct {
 	// it. Default 15 s.
 	AckWait time.Duration
 
-	RequestsBytes  int64
-	MaxWaiting     int64 // requests of one tenant that no stage has taken
-	Archive        bool
-	ArchiveBytes   int64
-	ArchiveAge     time.Duration
-	StageBytes     int64
-	ResponsesBytes int64
-	ResponsesAge   time.Duration
-	DeadBytes      int64
-	DeadAge        time.Duration
+	RequestsBytes int64
+	MaxWaiting    int64 // requests of one tenant that no stage has taken
+	// MaxWaitingBytes bounds what waits for a tenant without a limit of its own
+	// behind the stream of requests; 0 is any number.
+	MaxWaitingBytes int64
+	Archive         bool
+	ArchiveBytes    int64
+	ArchiveAge      time.Duration
+	StageBytes      int64
+	ResponsesBytes  int64
+	ResponsesAge    time.Duration
+	DeadBytes       int64
+	DeadAge         time.Duration
 }
 
 // Provision sets up all streams and consumers. It is idempotent: what is there

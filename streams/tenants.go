@@ -1,6 +1,7 @@
 package streams
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
@@ -9,10 +10,12 @@ import (
 	"sync/atomic"
 	"time"
 
+	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"golang.org/x/sync/errgroup"
 
+	"github.com/adpa/processor/internal/units"
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
 )
@@ -46,14 +49,19 @@ type Reserve func(ctx context.Context, tenant string, rate float64, n int) (time
 // than max_waiting, by what they let in within a second. A batch on its way to
 // generate counts as one, and groups of several stages in other processes count
 // once they hand something on.
+//
+// The streams do not know bytes by subject. So the bytes that wait are taken to
+// be those of as many requests as wait, the last ones that this process let in:
+// exactly those where it is the only one, else a sample of them.
 type Tenants struct {
 	limits  atomic.Pointer[map[string]TenantConfig]
+	bytes   units.Bytes // that may wait for a tenant that has no limit of its own; 0 is any number
 	reserve Reserve
 	count   func(ctx context.Context, tenant string) (int64, error)
 	holding atomic.Int64 // requests that wait for their time in memory
 
 	mu  sync.Mutex
-	use map[string]*tenantUse
+	use *lru.Cache[string, *tenantUse]
 }
 
 // tenantUse is what is known of a tenant that has limits.
@@ -63,6 +71,7 @@ type tenantUse struct {
 	took    time.Duration
 	inside  int64 // let in by this process and not settled
 	passed  int64 // settled by handing on since it was counted
+	sizes   sizes // of those that this process let in
 
 	next  time.Time // by the process's own clock
 	alone time.Time // until when that one is used
@@ -71,7 +80,11 @@ type tenantUse struct {
 // NewTenants makes the limits of the entries. reserve may be nil: then a rate
 // is one of this process.
 func NewTenants(nc *nats.Conn, l Layout, entries []TenantConfig, reserve Reserve) *Tenants {
-	t := &Tenants{reserve: reserve, use: map[string]*tenantUse{}}
+	use, err := lru.New[string, *tenantUse](maxShares)
+	if err != nil {
+		panic(err) // the size is a constant
+	}
+	t := &Tenants{bytes: units.Bytes(l.MaxWaitingBytes), reserve: reserve, use: use}
 	t.count = tenantCounter{nc, l.Names}.count
 	t.Configure(entries)
 	return t
@@ -81,17 +94,33 @@ func NewTenants(nc *nats.Conn, l Layout, entries []TenantConfig, reserve Reserve
 // use of tenants stays.
 func (t *Tenants) Configure(entries []TenantConfig) {
 	limits := map[string]TenantConfig{}
-	t.mu.Lock()
-	defer t.mu.Unlock()
 	for _, e := range entries {
-		if e.MaxWaiting > 0 || e.Rate > 0 || e.MaxRequestBytes > 0 {
+		if e.MaxWaitingBytes = cmp.Or(e.MaxWaitingBytes, t.bytes); e.counted() || e.Rate > 0 || e.MaxRequestBytes > 0 {
 			limits[e.Name] = e
-			if t.use[e.Name] == nil {
-				t.use[e.Name] = &tenantUse{}
-			}
 		}
 	}
 	t.limits.Store(&limits)
+}
+
+// counted reports whether what waits for the tenant is counted.
+func (e TenantConfig) counted() bool { return e.MaxWaiting > 0 || e.MaxWaitingBytes > 0 }
+
+// of gives the limits of a tenant, if it has any.
+func (t *Tenants) of(tenant string) (entry TenantConfig, limited bool) {
+	if entry, limited = (*t.limits.Load())[tenant]; !limited && t.bytes > 0 {
+		return TenantConfig{Name: tenant, MaxWaitingBytes: t.bytes}, true
+	}
+	return entry, limited
+}
+
+// useOf gives what is known of a tenant. The caller holds the lock.
+func (t *Tenants) useOf(tenant string) *tenantUse {
+	u, known := t.use.Get(tenant)
+	if !known {
+		u = &tenantUse{}
+		t.use.Add(tenant, u)
+	}
+	return u
 }
 
 // limit decides the requests of a slice that their tenants' limits refuse, and
@@ -101,13 +130,14 @@ func (t *Tenants) limit(ctx context.Context, requests []*stages.Request, verdict
 	if t == nil {
 		return nil
 	}
-	limits := *t.limits.Load()
-	if len(limits) == 0 {
+	if t.bytes == 0 && len(*t.limits.Load()) == 0 {
 		return nil
 	}
+	entries := map[string]TenantConfig{}
 	by := map[string][]int{}
 	for i, request := range requests {
-		if _, limited := limits[request.Tenant]; limited && verdicts[i].Action == stages.ActionContinue {
+		if entry, limited := t.of(request.Tenant); limited && verdicts[i].Action == stages.ActionContinue {
+			entries[request.Tenant] = entry
 			by[request.Tenant] = append(by[request.Tenant], i)
 		}
 	}
@@ -120,7 +150,7 @@ func (t *Tenants) limit(ctx context.Context, requests []*stages.Request, verdict
 	var group errgroup.Group
 	group.SetLimit(limitsAtOnce)
 	for tenant, list := range by {
-		group.Go(func() error { t.limitOne(ctx, limits[tenant], list, requests, verdicts, begin); return nil })
+		group.Go(func() error { t.limitOne(ctx, entries[tenant], list, requests, verdicts, begin); return nil })
 	}
 	_ = group.Wait() // none fails
 	return begin
@@ -136,14 +166,7 @@ func (t *Tenants) limitOne(ctx context.Context, entry TenantConfig, list []int, 
 		}
 		rest = append(rest, i)
 	}
-	room := t.room(ctx, entry, len(rest))
-	for _, i := range rest[room:] {
-		verdicts[i] = stages.Fail(tooManyWait(entry))
-	}
-	rest = rest[:room]
-	for _, i := range rest {
-		requests[i].Ticket.(*item).letIn = true
-	}
+	rest = t.letIn(ctx, entry, rest, requests, verdicts)
 	if entry.Rate <= 0 || len(rest) == 0 {
 		return
 	}
@@ -157,25 +180,42 @@ func (t *Tenants) limitOne(ctx context.Context, entry TenantConfig, list []int, 
 	}
 }
 
-// room gives how many of n more requests a tenant may have waiting, and notes
-// them as let in.
-func (t *Tenants) room(ctx context.Context, entry TenantConfig, n int) int {
+// letIn gives which of a tenant's requests may wait, notes them as let in, and
+// decides the others.
+func (t *Tenants) letIn(ctx context.Context, entry TenantConfig, list []int, requests []*stages.Request, verdicts []stages.Verdict) (in []int) {
 	t.mu.Lock()
-	u := t.use[entry.Name]
-	if entry.MaxWaiting > 0 && n > 0 {
-		age := time.Since(u.at)
-		if age > countEvery || int64(n) > u.left(entry) && age > max(countSoonest, 10*u.took) {
-			t.recount(ctx, entry.Name, u)
+	defer t.mu.Unlock()
+	u := t.useOf(entry.Name)
+	for _, i := range list {
+		size := int64(len(requests[i].Body))
+		if entry.counted() {
+			if age := time.Since(u.at); age > countEvery || u.fits(entry, size) != nil && age > max(countSoonest, 10*u.took) {
+				t.recount(ctx, entry.Name, u)
+			}
+			if err := u.fits(entry, size); err != nil {
+				verdicts[i] = stages.Fail(err)
+				continue
+			}
 		}
-		n = int(max(0, min(int64(n), u.left(entry))))
+		u.inside++
+		u.sizes.add(size)
+		requests[i].Ticket.(*item).letIn = true
+		in = append(in, i)
 	}
-	u.inside += int64(n)
-	t.mu.Unlock()
-	return n
+	return in
 }
 
-func (u *tenantUse) left(entry TenantConfig) int64 {
-	return int64(entry.MaxWaiting) - u.counted - u.inside - u.passed
+// fits is nil if a request of the given size may wait too. One that is alone
+// may, however large it is.
+func (u *tenantUse) fits(entry TenantConfig, size int64) error {
+	waiting := u.counted + u.inside + u.passed
+	switch most := int64(entry.MaxWaitingBytes); {
+	case entry.MaxWaiting > 0 && waiting >= int64(entry.MaxWaiting):
+		return tooManyWait(entry)
+	case most > 0 && waiting > 0 && u.sizes.last(waiting)+size > most:
+		return tooMuchWaits(entry)
+	}
+	return nil
 }
 
 // recount counts what waits behind the door. Where that fails, the figure stays
@@ -196,8 +236,8 @@ func (t *Tenants) recount(ctx context.Context, tenant string, u *tenantUse) {
 func (t *Tenants) settled(tenant string, onward bool) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	u := t.use[tenant]
-	u.inside--
+	u := t.useOf(tenant)
+	u.inside = max(0, u.inside-1) // it may have been forgotten
 	if onward {
 		u.passed++
 	}
@@ -208,7 +248,7 @@ func (t *Tenants) settled(tenant string, onward bool) {
 func (t *Tenants) times(ctx context.Context, entry TenantConfig, n int) time.Time {
 	now := time.Now()
 	t.mu.Lock()
-	u := t.use[entry.Name]
+	u := t.useOf(entry.Name)
 	alone := now.Before(u.alone)
 	t.mu.Unlock()
 	if t.reserve != nil && !alone {
@@ -242,7 +282,11 @@ func spacing(entry TenantConfig, n int) time.Duration {
 
 // limited reports whether what waits for a tenant is counted.
 func (t *Tenants) limited(tenant string) bool {
-	return t != nil && (*t.limits.Load())[tenant].MaxWaiting > 0
+	if t == nil {
+		return false
+	}
+	entry, _ := t.of(tenant)
+	return entry.counted()
 }
 
 // noteSettled tells the tenants' limits of a request of theirs that was let in by this process.
@@ -265,6 +309,14 @@ func tooManyWait(entry TenantConfig) error {
 		e.RetryAfter = max(e.RetryAfter, time.Duration(float64(entry.MaxWaiting)/10/entry.Rate*float64(time.Second)))
 	}
 	return e
+}
+
+func tooMuchWaits(entry TenantConfig) error {
+	return &schemas.Error{
+		Type: schemas.RateLimitError, Code: schemas.CodeRateLimitExceeded,
+		Message: fmt.Sprintf("the requests of this tenant that wait have %v already, or would with this one, which is all that may (max_waiting_bytes); publish again, under another id, when some are answered", entry.MaxWaitingBytes),
+		Details: map[string]any{"limit": "max_waiting_bytes", "max_waiting_bytes": int64(entry.MaxWaitingBytes)}, RetryAfter: time.Second,
+	}
 }
 
 func tooLate(entry TenantConfig, at time.Time) error {

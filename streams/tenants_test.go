@@ -175,17 +175,30 @@ func TestWhatWaitsLongForItsRateIsScheduled(t *testing.T) {
 // and once there is room again, so is what comes then.
 func TestPastMaxWaitingARequestIsRefused(t *testing.T) {
 	const most, flood = 20, 100
-	for name, groups := range map[string]func(Step) [][]Step{
-		"a group for each stage": func(g Step) [][]Step {
-			return [][]Step{{{Name: stages.Compress, Stage: pass}}, {{Name: stages.Cache, Stage: pass}}, {{Name: stages.Batch, Stage: pass}}, {g}, {{Name: stages.Score, Stage: answer}}}
-		},
-		"one group": func(g Step) [][]Step {
-			return [][]Step{{{Name: stages.Compress, Stage: pass}, {Name: stages.Cache, Stage: pass}, {Name: stages.Batch, Stage: pass}, g, {Name: stages.Score, Stage: answer}}}
-		},
+	bytes := most * len(request("hello"))
+	five := func(g Step) [][]Step {
+		return [][]Step{{{Name: stages.Compress, Stage: pass}}, {{Name: stages.Cache, Stage: pass}}, {{Name: stages.Batch, Stage: pass}}, {g}, {{Name: stages.Score, Stage: answer}}}
+	}
+	one := func(g Step) [][]Step {
+		return [][]Step{{{Name: stages.Compress, Stage: pass}, {Name: stages.Cache, Stage: pass}, {Name: stages.Batch, Stage: pass}, g, {Name: stages.Score, Stage: answer}}}
+	}
+	for name, c := range map[string]struct {
+		groups func(Step) [][]Step
+		layout int // max_waiting_bytes of all tenants
+		entry  TenantConfig
+		limit  string
+		value  int
+	}{
+		"a group for each stage":        {five, 0, TenantConfig{Name: "acme", MaxWaiting: most}, "max_waiting", most},
+		"one group":                     {one, 0, TenantConfig{Name: "acme", MaxWaiting: most}, "max_waiting", most},
+		"bytes, a group for each stage": {five, 0, TenantConfig{Name: "acme", MaxWaitingBytes: units.Bytes(bytes)}, "max_waiting_bytes", bytes},
+		"bytes, one group":              {one, 0, TenantConfig{Name: "acme", MaxWaitingBytes: units.Bytes(bytes)}, "max_waiting_bytes", bytes},
+		"bytes of any tenant":           {five, bytes, TenantConfig{Name: "other"}, "max_waiting_bytes", bytes},
 	} {
 		t.Run(name, func(t *testing.T) {
 			nc, js := natstest.Connect(t, natstest.Start(t))
 			layout := testLayout()
+			layout.MaxWaitingBytes = int64(c.layout)
 			require.NoError(t, Provision(t.Context(), js, layout))
 			open := make(chan struct{})
 			letGo := sync.OnceFunc(func() { close(open) })
@@ -195,8 +208,8 @@ func TestPastMaxWaitingARequestIsRefused(t *testing.T) {
 				}
 				return make([]stages.Verdict, len(requests))
 			})}
-			tenants := NewTenants(nc, layout, []TenantConfig{{Name: "acme", MaxWaiting: most}}, nil)
-			limitedRunner(t, nc, layout, tenants, groups(gate)...)
+			tenants := NewTenants(nc, layout, []TenantConfig{c.entry}, nil)
+			limitedRunner(t, nc, layout, tenants, c.groups(gate)...)
 			t.Cleanup(letGo)
 			publishMany(t, js, "acme", flood)
 			var refused atomic.Int64
@@ -204,7 +217,7 @@ func TestPastMaxWaitingARequestIsRefused(t *testing.T) {
 				code, after, details := errorOf(t, response(t, js, fmt.Sprintf("llm.responses.acme.r-%d", i)).Data)
 				require.Equal(t, "rate_limit_exceeded", code)
 				require.Positive(t, after)
-				require.Equal(t, map[string]any{"limit": "max_waiting", "max_waiting": float64(most)}, details)
+				require.Equal(t, map[string]any{"limit": c.limit, c.limit: float64(c.value)}, details)
 				refused.Add(1)
 			}
 			require.EqualValues(t, flood-most, refused.Load())
@@ -226,6 +239,38 @@ func TestPastMaxWaitingARequestIsRefused(t *testing.T) {
 			requireDrained(t, js, "LLM_DEAD")
 		})
 	}
+}
+
+// What waits is taken to be as large as the last that were let in.
+func TestTheBytesThatWaitAreThoseOfTheLast(t *testing.T) {
+	var s sizes
+	require.Zero(t, s.last(10), "nothing is known yet")
+	s.add(1000)
+	require.EqualValues(t, 1000, s.last(1))
+	require.EqualValues(t, 1000, s.last(10_000), "one says nothing of the others")
+	for range 6000 {
+		s.add(10)
+	}
+	require.EqualValues(t, 10*100, s.last(100))
+	require.EqualValues(t, 10*10_000, s.last(10_000), "the large one was too long ago")
+	for range 64 {
+		s.add(1000)
+	}
+	require.EqualValues(t, 49*1000, s.last(49), "a part that is not full yet counts as far as it goes")
+	require.InDelta(t, 64*1000+936*10, s.last(1000), 64*1000*0.02)
+}
+
+// A request that is alone may wait, however large it is.
+func TestOneRequestFitsAlways(t *testing.T) {
+	u := tenantUse{}
+	entry := TenantConfig{Name: "acme", MaxWaitingBytes: units.MB}
+	require.NoError(t, u.fits(entry, 5_000_000))
+	u.inside = 1
+	u.sizes.add(400_000)
+	require.NoError(t, u.fits(entry, 1<<20-400_000))
+	var e *schemas.Error
+	require.ErrorAs(t, u.fits(entry, 1<<20-400_000+1), &e)
+	require.Equal(t, schemas.CodeRateLimitExceeded, e.Code)
 }
 
 func TestABodyMayBeNoLargerThanItsTenantsLimit(t *testing.T) {
@@ -268,6 +313,7 @@ func TestTheLimitsOfTenantsAreChecked(t *testing.T) {
 		"[0].rate: NaN":         {Name: "a", Rate: math.NaN()},
 		"[0].rate: 1e-09":       {Name: "a", Rate: 1e-9},
 		"[0].max_request_bytes": {Name: "a", MaxRequestBytes: 10},
+		"[0].max_waiting_bytes": {Name: "a", MaxWaitingBytes: 10},
 	} {
 		require.ErrorContains(t, ValidateTenants([]TenantConfig{entry}, 100), want)
 	}
