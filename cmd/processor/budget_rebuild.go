@@ -20,7 +20,7 @@ type budgetRebuildCmd struct{ jsonFlag }
 // Help is shown by --help.
 func (*budgetRebuildCmd) Help() string {
 	return "Each difference is shown, and corrected where that is safe: sums are raised at any time, and lowered only if the responses reach back to the window's begin " +
-		"and nothing was under way. What is charged for lost calls stays. Past that, processor budget reset sets a window to zero."
+		"and nothing was under way. What is charged for lost calls stays. A window that was reset is counted from then on. Past that, processor budget reset sets a window to zero."
 }
 
 // Run reads all stored responses and prints the differences.

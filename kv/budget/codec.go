@@ -13,7 +13,7 @@ import (
 // written thousands of times a second:
 //
 //	{"next": 3,
-//	 "settled": [{"number": 3, "scope": "day", "start": 1795392000, "end": 1795478400,
+//	 "settled": [{"number": 3, "scope": "day", "start": 1795392000, "end": 1795478400, "reset": 1795400000000,
 //	              "tokens": 1200, "nano_usd": 31000, "requests": 1, "lost": {...},
 //	              "models": {"gpt-4o": {"tokens": ...}}, "warned": [{"unit": "tokens", "limit": 2000, "percent": 50}]}],
 //	 "open": {"<id>": {"call": "...", "model": "gpt-4o", "estimate": {"tokens": 900, "nano_usd": 20000},
@@ -108,6 +108,11 @@ func (w *window) appendTo(b []byte) []byte {
 	b = append(b, `,"end":`...)
 	b = strconv.AppendInt(b, w.end, 10)
 	b = append(b, ',')
+	if w.resetAt != 0 {
+		b = append(b, `"reset":`...)
+		b = strconv.AppendInt(b, w.resetAt, 10)
+		b = append(b, ',')
+	}
 	b = w.account.appendTo(b)
 	if len(w.models) > 0 {
 		b = append(b, `,"models":{`...)

@@ -148,6 +148,8 @@ func (d *decoder) window() *window {
 			w.start = d.number()
 		case "end":
 			w.end = d.number()
+		case "reset":
+			w.resetAt = d.number()
 		case "models":
 			d.object(func(model string) { w.models = append(w.models, modelAccount{model, d.account()}) })
 		case "warned":

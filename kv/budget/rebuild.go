@@ -73,8 +73,9 @@ type Difference struct {
 // responses, corrects the record, and gives every difference. from is since when
 // the responses are complete; zero is for ever. What was lost stays charged.
 //
-// A window that began before from can only be raised, to what the responses
-// show at least. A tenant's sums are lowered only if nothing of it was open or
+// A window that began, or was last reset, before from can only be raised, to
+// what the responses show at least. One that was reset counts the responses that
+// were stored since: also that to a call which had settled by then. A tenant's sums are lowered only if nothing of it was open or
 // changed meanwhile.
 func (l *Ledger) Rebuild(ctx context.Context, from time.Time, spends iter.Seq2[Spend, error]) ([]Difference, error) {
 	began := l.now()
@@ -129,7 +130,7 @@ func newRecount(t *tenantState, r *record) *recount {
 	base.begin(rules.spans(now), rules.tracked)
 	c := &recount{tenant: t, base: base}
 	for _, w := range base.windows {
-		sum := &window{span: w.span}
+		sum := &window{span: w.span, resetAt: w.resetAt}
 		for i := range w.models {
 			sum.models = append(sum.models, modelAccount{model: w.models[i].model})
 		}
@@ -140,7 +141,7 @@ func newRecount(t *tenantState, r *record) *recount {
 
 func (c *recount) count(s *Spend) {
 	for _, w := range c.sums {
-		if !w.contains(s.Time.Unix()) {
+		if !w.contains(s.Time.Unix()) || s.Time.UnixMilli() <= w.resetAt {
 			continue
 		}
 		w.count(s)
@@ -179,7 +180,7 @@ func (c *recount) correct(ctx context.Context, from time.Time) (differences []Di
 			idle := turn.revision == c.base.revision && len(turn.open) == 0
 			for i, base := range c.base.windows {
 				if w := turn.find(base.span); w != nil {
-					differences = append(differences, c.correctWindow(w, base, c.sums[i], idle, base.start >= from.Unix())...)
+					differences = append(differences, c.correctWindow(w, base, c.sums[i], idle, base.countedSince() >= from.UnixMilli())...)
 				}
 			}
 			return slices.ContainsFunc(differences, func(d Difference) bool { return d.Applied })
@@ -187,6 +188,9 @@ func (c *recount) correct(ctx context.Context, from time.Time) (differences []Di
 	})
 	return differences, err
 }
+
+// countedSince is when the window's sums began at zero, in Unix milliseconds.
+func (w *window) countedSince() int64 { return max(w.start*1000, w.resetAt) }
 
 func (c *recount) correctWindow(w, base, counted *window, idle, covered bool) (found []Difference) {
 	check := func(model string, now, base, counted *account) {

@@ -122,6 +122,31 @@ func TestRebuildLowersOnlyWhatIsIdleAndCovered(t *testing.T) {
 	require.Equal(t, int64(200), settledTokens(t, l, Total))
 }
 
+// TestRebuildCountsFromTheLastReset has one window reset between two calls.
+func TestRebuildCountsFromTheLastReset(t *testing.T) {
+	l, now := rebuildable(t)
+	reserve(t, l, ask("a", 300))
+	settle(t, l, bill("a", 200))
+	now.advance(time.Minute)
+	require.NoError(t, l.Reset(t.Context(), "acme", Day))
+	now.advance(time.Minute)
+	reserve(t, l, ask("b", 300))
+	settle(t, l, bill("b", 50))
+	second := now.now()
+	now.advance(time.Minute)
+	got, err := l.Rebuild(t.Context(), time.Time{}, spends(spend(noon, 200), spend(second, 50)))
+	require.NoError(t, err)
+	require.Empty(t, got, "what was reset stays so")
+	require.Equal(t, int64(50), settledTokens(t, l, Day))
+	require.Equal(t, int64(250), settledTokens(t, l, Total), "it was not reset")
+
+	got, err = l.Rebuild(t.Context(), noon.Add(30*time.Second), spends(spend(second, 40)))
+	require.NoError(t, err)
+	require.Len(t, got, 2, "the day, for all models and for one: the responses reach back to its reset, though not to its begin")
+	require.True(t, got[0].Applied)
+	require.Equal(t, int64(40), settledTokens(t, l, Day))
+}
+
 // TestRebuildKeepsWhatSettlesMeanwhile has calls settle while the responses are read.
 func TestRebuildKeepsWhatSettlesMeanwhile(t *testing.T) {
 	l, now := rebuildable(t)

@@ -41,8 +41,9 @@ type window struct {
 	span
 	number int // what entries call it
 	account
-	models []modelAccount // the models that an allocation names
-	warned []warning
+	models  []modelAccount // the models that an allocation names
+	resetAt int64          // when it was last reset, Unix milliseconds; 0 if it never was
+	warned  []warning
 }
 
 // account is what was used: settled for good, of which lost was charged for

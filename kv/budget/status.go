@@ -128,7 +128,8 @@ func (l *limit) status(s span, w *window) Status {
 var ErrNoBudget = errors.New("the tenant has no budget")
 
 // Reset takes back to zero what is settled in a tenant's present windows of the
-// given scopes, of all if none is given. What is open stays open and settles as usual.
+// given scopes, of all if none is given. What is open stays open and settles as
+// usual. Rebuild counts such a window from then on.
 func (l *Ledger) Reset(ctx context.Context, tenant string, scopes ...Scope) error {
 	t := l.find(tenant)
 	if t == nil {
@@ -139,7 +140,7 @@ func (l *Ledger) Reset(ctx context.Context, tenant string, scopes ...Scope) erro
 		turn.once(operation, func() bool {
 			for _, w := range turn.windows {
 				if w.contains(turn.now.Unix()) && (len(scopes) == 0 || slices.Contains(scopes, w.scope)) {
-					w.reset()
+					w.reset(turn.now)
 				}
 			}
 			return true
@@ -151,7 +152,8 @@ func (l *Ledger) Reset(ctx context.Context, tenant string, scopes ...Scope) erro
 	return nil
 }
 
-func (w *window) reset() {
+func (w *window) reset(now time.Time) {
+	w.resetAt = now.UnixMilli()
 	w.account = account{open: w.open}
 	for i := range w.models {
 		w.models[i].account = account{open: w.models[i].open}

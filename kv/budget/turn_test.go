@@ -322,6 +322,9 @@ func TestRandomTurns(t *testing.T) {
 			}
 			turn.reap()
 			checkLimits(t, turn)
+			if n := len(turn.windows); n > 0 && random.IntN(5) == 0 {
+				turn.windows[random.IntN(n)].reset(now)
+			}
 			encoded := turn.appendTo(nil)
 			require.LessOrEqual(t, len(encoded), turn.bytes())
 			decoded, err := decodeRecord(encoded, 0)
