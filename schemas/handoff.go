@@ -1,13 +1,9 @@
 package schemas
 
 import (
-	"bytes"
-	"errors"
-	"fmt"
 	"strconv"
 	"time"
 
-	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
 )
 
@@ -137,66 +133,6 @@ type Handoff struct {
 	Body     []byte // what the provider is to be sent, with the processor object still in it
 	Original []byte // what the application published; nil where Body is that
 	Answer   []byte // the provider's answer, once there is one
-}
-
-// lengths says how the bytes behind a state line are divided.
-type lengths struct {
-	Body     int `json:"body"`
-	Original int `json:"original,omitzero"`
-	Answer   int `json:"answer,omitzero"`
-}
-
-type handoffLine struct {
-	State
-	Parts lengths `json:"parts"`
-}
-
-// AppendHandoff writes a hand-off: a line of JSON that is its state, then the
-// bodies as they are. So a body is never escaped or parsed on its way, and an
-// operator can read the message. Several hand-offs in a row are a batch.
-func AppendHandoff(dst []byte, h *Handoff) ([]byte, error) {
-	line, err := json.Marshal(&handoffLine{State: h.State, Parts: lengths{len(h.Body), len(h.Original), len(h.Answer)}})
-	if err != nil {
-		return nil, fmt.Errorf("encoding the state of request %s: %w", h.ID, err)
-	}
-	dst = append(dst, line...)
-	dst = append(dst, '\n')
-	dst = append(dst, h.Body...)
-	dst = append(dst, h.Original...)
-	return append(dst, h.Answer...), nil
-}
-
-// ErrHandoff is a hand-off that cannot be read.
-var ErrHandoff = errors.New("the hand-off is damaged")
-
-// ReadHandoff reads the first hand-off in data and returns what is behind it.
-// The bodies share memory with data.
-func ReadHandoff(data []byte) (h *Handoff, rest []byte, err error) {
-	end := bytes.IndexByte(data, '\n')
-	if end < 0 {
-		return nil, nil, fmt.Errorf("%w: it has no state line", ErrHandoff)
-	}
-	var line handoffLine
-	if err := json.Unmarshal(data[:end], &line); err != nil {
-		return nil, nil, fmt.Errorf("%w: %w", ErrHandoff, err)
-	}
-	rest = data[end+1:]
-	h = &Handoff{State: line.State}
-	for _, part := range []struct {
-		length int
-		to     *[]byte
-	}{{line.Parts.Body, &h.Body}, {line.Parts.Original, &h.Original}, {line.Parts.Answer, &h.Answer}} {
-		if part.length < 0 || part.length > len(rest) {
-			return nil, nil, fmt.Errorf("%w: a part is longer than the message", ErrHandoff)
-		}
-		if part.length > 0 {
-			*part.to, rest = rest[:part.length:part.length], rest[part.length:]
-		}
-	}
-	if !ValidName(h.Tenant) || !ValidName(h.ID) {
-		return nil, nil, fmt.Errorf("%w: its tenant or id is no valid name", ErrHandoff)
-	}
-	return h, rest, nil
 }
 
 // Published gives the body as the application published it.
