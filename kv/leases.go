@@ -62,7 +62,8 @@ type Leases struct {
 	stop    func()
 	layout  Layout
 
-	missing atomic.Bool // the bucket was not there when last asked
+	missing  atomic.Bool // the bucket was not there when last asked
+	headless *jsx.Headless
 
 	mu   sync.Mutex
 	held map[string]*held
@@ -83,7 +84,7 @@ func NewLeases(nc *nats.Conn, l Layout, process string, alive func(process strin
 	if err != nil {
 		return nil, fmt.Errorf("opening JetStream: %w", err)
 	}
-	s := &Leases{nc: nc, js: js, bucket: l.Bucket(BucketLeases), process: process, alive: alive, layout: l, held: map[string]*held{}}
+	s := &Leases{nc: nc, js: js, bucket: l.Bucket(BucketLeases), process: process, alive: alive, layout: l, headless: jsx.NewHeadless("KV_" + l.Bucket(BucketLeases)), held: map[string]*held{}}
 	sub, err := nc.Subscribe(alive(process), s.answer)
 	if err != nil {
 		return nil, fmt.Errorf("answering for process %s: %w", process, err)
@@ -285,11 +286,19 @@ func (s *Leases) renew(ctx context.Context) {
 	}
 }
 
-// make makes the bucket anew: it was in the memory of a server that restarted.
-// Where that fails, whoever asks for a lease next finds it missing again.
+// make makes the bucket anew: it was in the memory of a server that restarted, or
+// of several whose copies elect no leader any more. Where that fails, whoever
+// asks for a lease next finds it missing again.
 func (s *Leases) make(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(ctx, makeTimeout)
 	defer cancel()
+	if headless, err := s.headless.Remove(ctx, s.js); headless {
+		s.missing.Store(true) // look again
+		if err != nil {
+			slog.Warn("the bucket of leases has no leader", "error", err)
+		}
+		return
+	}
 	if err := ensureBucket(ctx, s.js, s.layout.leasesConfig(), max(s.layout.Replicas, 1)); err != nil {
 		slog.Warn("making the bucket of leases anew failed", "error", err)
 	}

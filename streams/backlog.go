@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/adpa/processor/internal/jsx"
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
 )
@@ -25,6 +26,7 @@ type Backlog struct {
 	waiting map[string]*atomic.Int64
 	lanes   map[schemas.Class]*[schemas.Lanes]atomic.Int64 // of generate
 	later   atomic.Int64
+	deltas  *jsx.Headless
 
 	laterBytes atomic.Int64
 }
@@ -33,7 +35,7 @@ type Backlog struct {
 // figures of it.
 func WatchBacklog(js jetstream.JetStream, l Layout, m *Metrics) *Backlog {
 	ctx, cancel := context.WithCancel(context.Background())
-	b := &Backlog{cancel: cancel, waiting: map[string]*atomic.Int64{}, lanes: map[schemas.Class]*[schemas.Lanes]atomic.Int64{}}
+	b := &Backlog{cancel: cancel, deltas: jsx.NewHeadless(l.Names.Deltas()), waiting: map[string]*atomic.Int64{}, lanes: map[schemas.Class]*[schemas.Lanes]atomic.Int64{}}
 	for _, stage := range stages.Names {
 		b.waiting[stage] = new(atomic.Int64)
 	}
@@ -101,6 +103,9 @@ func (b *Backlog) read(ctx context.Context, js jetstream.JetStream, l Layout, m 
 		if d.lane >= 0 {
 			b.lanes[class][d.lane].Store(pending)
 		}
+	}
+	if _, err := b.deltas.Remove(ctx, js); err != nil {
+		slog.Warn("the stream of streamed answers has no leader", "error", err)
 	}
 	if _, err := js.Stream(ctx, l.Names.Deltas()); errors.Is(err, jetstream.ErrStreamNotFound) {
 		l.remakeDeltas(ctx, js)

@@ -94,6 +94,31 @@ func TestTwoServersAreKilledAndReturn(t *testing.T) {
 	t.Logf("two of three servers killed 2 times: %+v", p.check(l.ids()))
 }
 
+// TestASecondServerDiesBeforeTheFirstIsWhole kills a server in the moment in
+// which another has come back, before its copies can be current, and brings it
+// back only once the two others work without it.
+func TestASecondServerDiesBeforeTheFirstIsWhole(t *testing.T) {
+	slow(t)
+	p := newPlant(t, 12*time.Minute, settings{latency: 100 * time.Millisecond, more: budgetSection})
+	p.awaitWorking()
+	l := p.keepPublishing(10 * time.Millisecond)
+	for i := range 3 {
+		first, second := i, (i+1)%3
+		p.awaitAtLeast(200 * (i + 1))
+		p.killNode(first)
+		lasts(5 * time.Second)
+		p.startNode(first)
+		before := p.messages("LLM_RESPONSES")
+		p.killNode(second)
+		killed := time.Now()
+		p.awaitResponses(int(before)+300, 2*time.Minute)
+		t.Logf("%d answers; 300 more %v later, without the second", before, time.Since(killed).Round(time.Second))
+		p.startNode(second)
+	}
+	l.end()
+	t.Logf("a second server killed as the first came back, 3 times: %+v", p.check(l.ids()))
+}
+
 // TestAReplicaIsFrozen stops one where it is for longer than a message may be
 // worked on without a sign of life, and than its leases last.
 func TestAReplicaIsFrozen(t *testing.T) {
