@@ -32,6 +32,8 @@ const (
 	// maxAckPending is generous: concurrency is bounded by the workers, and a
 	// request that waits must not hold back the others.
 	maxAckPending = 50_000
+	// maxPulls is how many pulls may wait at a consumer: one of each idle replica.
+	maxPulls = 4096
 	// maxMessageSize bounds what a stream takes beside the server's max_payload.
 	deltasBytes   = 256 << 20
 	deltasAge     = time.Minute
@@ -200,6 +202,7 @@ func (l Layout) consumers() []durable {
 			Durable: name, FilterSubject: filter,
 			AckPolicy: jetstream.AckExplicitPolicy, DeliverPolicy: jetstream.DeliverAllPolicy,
 			AckWait: l.ackWait(), MaxDeliver: -1, MaxAckPending: maxAckPending,
+			MaxWaiting: maxPulls,
 		}})
 	}
 	for _, stage := range stages.Names[1:] {
@@ -261,10 +264,34 @@ func sameStream(have, want jetstream.StreamConfig) bool {
 }
 
 func ensureConsumer(ctx context.Context, js jetstream.JetStream, g durable) error {
-	if _, err := js.CreateOrUpdateConsumer(ctx, g.stream, g.config); err != nil {
+	_, err := js.CreateOrUpdateConsumer(ctx, g.stream, g.config)
+	if err != nil {
+		if c, lookErr := js.Consumer(ctx, g.stream, g.config.Durable); lookErr == nil && c.CachedInfo().Config.MaxWaiting != g.config.MaxWaiting {
+			err = remakeConsumer(ctx, js, g, c.CachedInfo())
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("setting up consumer %s of stream %s: %w", g.config.Durable, g.stream, explain(err))
 	}
 	return nil
+}
+
+// remakeConsumer deals with a consumer of an earlier version, whose number of
+// waiting pulls the server does not change. Where nobody pulls and the stream is
+// empty, it is made anew. Else that number stays: what was acknowledged may
+// still be in the stream, for the archive, and would be delivered again.
+func remakeConsumer(ctx context.Context, js jetstream.JetStream, g durable, have *jetstream.ConsumerInfo) error {
+	stream, err := js.Stream(ctx, g.stream)
+	if err != nil {
+		return err
+	}
+	if have.NumWaiting > 0 || stream.CachedInfo().State.Msgs > 0 {
+		g.config.MaxWaiting = have.Config.MaxWaiting
+	} else if err := js.DeleteConsumer(ctx, g.stream, g.config.Durable); err != nil && !errors.Is(err, jetstream.ErrConsumerNotFound) {
+		return err
+	}
+	_, err = js.CreateOrUpdateConsumer(ctx, g.stream, g.config)
+	return err
 }
 
 // explain adds what to do to errors that a user can mend.
