@@ -48,6 +48,7 @@ func arrivals(t *testing.T, requests int, first time.Duration) []time.Duration {
 }
 
 func TestPromptsWithACommonBeginningFollowTheFirstToken(t *testing.T) {
+	t.Parallel()
 	const first = 300 * time.Millisecond
 	for _, after := range arrivals(t, 6, first) {
 		require.GreaterOrEqual(t, after, first)
@@ -55,6 +56,7 @@ func TestPromptsWithACommonBeginningFollowTheFirstToken(t *testing.T) {
 }
 
 func TestNobodyWaitsForACacheThatIsNotThere(t *testing.T) {
+	t.Parallel()
 	for name, change := range map[string]func(*config.Config){
 		"prefix_wait 0":            func(cfg *config.Config) { cfg.Batch.PrefixWait = 0 },
 		"only simulated providers": func(cfg *config.Config) { cfg.Providers = nil },

@@ -61,7 +61,7 @@ func (b *budgeted) settled(window budget.Scope, unit budget.Unit) (n int64) {
 			}
 		}
 		return false
-	}, 30*time.Second, time.Millisecond, "calls stay open")
+	}, time.Minute, time.Millisecond, "calls stay open")
 	return n
 }
 
@@ -73,7 +73,7 @@ func (b *budgeted) requireRebuilt() {
 	require.Eventually(b.t, func() bool {
 		waiting, err := stored.underWay(b.t.Context())
 		return err == nil && waiting == 0
-	}, 30*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	from, err := stored.completeSince(b.t.Context())
 	require.NoError(b.t, err)
 	require.Empty(b.t, stored.partial)
@@ -93,6 +93,7 @@ func bounded(text string, most int) string {
 func billing() fakellm.Config { return fakellm.Config{Prompt: 10, Completion: 10, Count: true} }
 
 func TestABudgetRefusesAndASetLimitHoldsWithinASecond(t *testing.T) {
+	t.Parallel()
 	b := newBudgeted(t, billing(), nil, func(c *budget.Config) { c.DailyLimit, c.PerRequestLimit = 100, 60 })
 	answered := int64(0)
 	var refused answer
@@ -137,6 +138,7 @@ func TestABudgetRefusesAndASetLimitHoldsWithinASecond(t *testing.T) {
 }
 
 func TestAHardBudgetBoundsTheAnswer(t *testing.T) {
+	t.Parallel()
 	sent := make(chan string, 10)
 	upstream := billing()
 	upstream.Respond = func(c fakellm.Call) *fakellm.Step { sent <- string(c.Body); return nil }
@@ -169,6 +171,7 @@ func TestAHardBudgetBoundsTheAnswer(t *testing.T) {
 }
 
 func TestASoftBudgetBoundsNothing(t *testing.T) {
+	t.Parallel()
 	b := newBudgeted(t, billing(), nil, func(c *budget.Config) { c.DailyLimit, c.Hard = 100_000, false })
 	b.publish("soft", chat("hello"))
 	require.NotContains(t, b.await("soft").raw, "max_completion_tokens")
@@ -176,6 +179,7 @@ func TestASoftBudgetBoundsNothing(t *testing.T) {
 }
 
 func TestAnExhaustedBudgetDowngrades(t *testing.T) {
+	t.Parallel()
 	models := make(chan string, 10)
 	upstream := billing()
 	upstream.Respond = func(c fakellm.Call) *fakellm.Step {
@@ -207,6 +211,7 @@ func TestAnExhaustedBudgetDowngrades(t *testing.T) {
 // With PROCESSOR_SLOW=1 the minute's end is waited for too; that a ledger lets
 // calls through again then is also tested in its package, by a clock that is set.
 func TestAnExhaustedBudgetDefers(t *testing.T) {
+	t.Parallel()
 	b := newBudgeted(t, billing(), func(c *config.Config) { c.Pipeline.MaxDeliver = 1 },
 		func(c *budget.Config) { c.MinuteLimit, c.OnExhausted = 60, budget.Defer })
 	if second := time.Now().Second(); second > 50 { // else the minute ends before it is used up
@@ -254,6 +259,7 @@ func TestAnExhaustedBudgetDefers(t *testing.T) {
 }
 
 func TestCachedAnswersCostNothing(t *testing.T) {
+	t.Parallel()
 	b := newBudgeted(t, billing(), func(c *config.Config) { c.Models = append(c.Models, configModel("gpt-4o")) },
 		func(c *budget.Config) { c.DailyLimit, c.RequestsPerMinute, c.DailyLimitUSD = 65, 1000, budget.Dollar })
 	b.publish("first", bounded("hello", 40))
@@ -262,7 +268,7 @@ func TestCachedAnswersCostNothing(t *testing.T) {
 		id := fmt.Sprintf("again-%d", time.Now().UnixNano())
 		b.publish(id, bounded("hello", 40))
 		return b.await(id).About.Cache == "hit"
-	}, 30*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	calls := b.upstream.Stats().Calls
 	used := b.settled(budget.Day, budget.Tokens)
 	require.Equal(t, 20*calls, used)
@@ -277,6 +283,7 @@ func TestCachedAnswersCostNothing(t *testing.T) {
 }
 
 func TestAnErrorAfterPaidCallsCarriesWhatWasPaid(t *testing.T) {
+	t.Parallel()
 	b := newBudgeted(t, billing(), func(c *config.Config) { c.Models = append(c.Models, configModel("gpt-4o")) },
 		func(c *budget.Config) { c.DailyLimit, c.DailyLimitUSD = 100_000, budget.Dollar })
 	b.publish("prose", `{"model":"gpt-4o","messages":[{"role":"user","content":"hello"}],"processor":{
@@ -296,6 +303,7 @@ func TestAnErrorAfterPaidCallsCarriesWhatWasPaid(t *testing.T) {
 }
 
 func TestLostCallsStayChargedAndUnbilledOnesDoNot(t *testing.T) {
+	t.Parallel()
 	upstream := billing()
 	upstream.Script = []*fakellm.Step{{Status: 429, Header: map[string]string{"Retry-After": "0"}}, nil, {Drop: true}}
 	b := newBudgeted(t, upstream, nil, func(c *budget.Config) { c.DailyLimit = 100_000 })
@@ -312,6 +320,7 @@ func TestLostCallsStayChargedAndUnbilledOnesDoNot(t *testing.T) {
 }
 
 func TestRebuildRestoresALostLedger(t *testing.T) {
+	t.Parallel()
 	b := newBudgeted(t, billing(), nil, func(c *budget.Config) { c.DailyLimit = 100_000 })
 	for i := range 5 {
 		id := fmt.Sprintf("r%d", i)
@@ -331,6 +340,7 @@ func TestRebuildRestoresALostLedger(t *testing.T) {
 }
 
 func TestResponsesThatAreNotWholeLowerNothing(t *testing.T) {
+	t.Parallel()
 	_, js := natstest.Connect(t, natstest.Start(t))
 	names := streams.Names{Prefix: "llm"}
 	create := func(name, subject string) {
@@ -390,6 +400,7 @@ func TestResponsesThatAreNotWholeLowerNothing(t *testing.T) {
 // TestCalibrationPredictsWhatIsBilled has a model whose tokenizer differs by 17%
 // from the one before the calibration, over the whole pipeline.
 func TestCalibrationPredictsWhatIsBilled(t *testing.T) {
+	t.Parallel()
 	counter, err := tokens.NewCounter(tokens.DefaultTable())
 	require.NoError(t, err)
 	count := func(body []byte) int {
@@ -421,7 +432,7 @@ func TestCalibrationPredictsWhatIsBilled(t *testing.T) {
 	require.Eventually(t, func() bool {
 		mean, high = shared.Factors("fake", "gpt-4o")
 		return mean > 1.1
-	}, 30*time.Second, 10*time.Millisecond, "what was learnt reaches another process")
+	}, time.Minute, 10*time.Millisecond, "what was learnt reaches another process")
 	counted, billed := ask(50, 100)
 	require.InDelta(t, 1, mean*float64(counted)/float64(billed), 0.03)
 	require.Greater(t, high, 1.17*1.05, "hardly any request is billed above")

@@ -28,6 +28,7 @@ func skewed(n int) []cacheUse {
 }
 
 func TestOptimizeChoosesByTheMetrics(t *testing.T) {
+	t.Parallel()
 	present := kv.CacheChoice{Strategy: kv.LRU, LocalSize: 100_000}
 	choice := chosenOf(tryStrategies(skewed(20_000), present, []string{"cost"}))
 	require.Contains(t, []string{kv.GDSF, kv.Adaptive}, choice.Strategy, "what saves most cost where some calls are dear")
@@ -43,6 +44,7 @@ func TestOptimizeChoosesByTheMetrics(t *testing.T) {
 }
 
 func TestTheMissRatioCurveFallsAndIsDrawn(t *testing.T) {
+	t.Parallel()
 	trials := tryStrategies(skewed(20_000), kv.CacheChoice{Strategy: kv.LRU, LocalSize: 100_000}, []string{"hit_rate"})
 	require.Len(t, trials, 4*len(curveSizes))
 	require.GreaterOrEqual(t, len(curveSizes), 8)

@@ -15,6 +15,7 @@ import (
 const cutOffAnswer = `{"id":"x","object":"chat.completion","model":"gpt-4o","choices":[{"index":0,"finish_reason":"length","message":{"role":"assistant","content":"It is the first half of"}}],"usage":{"prompt_tokens":5,"completion_tokens":6,"total_tokens":11}}`
 
 func TestAnswersThatWereCutOffAreSharedAndNotKept(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{Count: true, Respond: func(fakellm.Call) *fakellm.Step {
 		return &fakellm.Step{Delay: 500 * time.Millisecond, Body: cutOffAnswer}
 	}}, func(c *config.Config) { c.Models = append(c.Models, configModel("gpt-4o")) })
@@ -34,6 +35,7 @@ func TestAnswersThatWereCutOffAreSharedAndNotKept(t *testing.T) {
 }
 
 func TestTenantsDoNotShare(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{Count: true, Latency: 200 * time.Millisecond}, nil)
 	p.start()
 	for round := range 2 { // at the same time; and when the first has been answered
@@ -45,7 +47,7 @@ func TestTenantsDoNotShare(t *testing.T) {
 		m.Data = []byte(prompt)
 		_, err := p.js.PublishMsg(t.Context(), m)
 		require.NoError(t, err)
-		require.Eventually(t, func() bool { return p.upstream.Stats().Calls == int64(2+round) }, 10*time.Second, 5*time.Millisecond)
+		require.Eventually(t, func() bool { return p.upstream.Stats().Calls == int64(2+round) }, time.Minute, 5*time.Millisecond)
 		p.await("mine")
 	}
 }

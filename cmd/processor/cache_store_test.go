@@ -9,6 +9,7 @@ import (
 )
 
 func TestAnswersThatWereCutOffAreSeen(t *testing.T) {
+	t.Parallel()
 	for answer, cut := range map[string]bool{
 		`{"choices":[{"finish_reason":"stop"}]}`:                             false,
 		`{"choices":[{"finish_reason":"tool_calls"}]}`:                       false,
@@ -22,6 +23,7 @@ func TestAnswersThatWereCutOffAreSeen(t *testing.T) {
 }
 
 func TestOnlyModeOnAsksForCaching(t *testing.T) {
+	t.Parallel()
 	for options, asked := range map[string]bool{"": false, `{"cache":{"ttl":"1m"}}`: false, `{"cache":{"mode":"refresh"}}`: false, `{"cache":{"mode":"on"}}`: true} {
 		r := &stages.Request{}
 		r.Options = []byte(options)
@@ -30,6 +32,7 @@ func TestOnlyModeOnAsksForCaching(t *testing.T) {
 }
 
 func TestTheTopIsSortedAndBounded(t *testing.T) {
+	t.Parallel()
 	var top []cacheTopRow
 	for _, cost := range []float64{1, 3, 2, 5, 4, 0} {
 		top = keepTop(top, cacheTopRow{CostUSD: cost}, 3)

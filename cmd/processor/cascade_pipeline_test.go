@@ -75,6 +75,7 @@ func newCascade(t *testing.T, texts []string, change func(*config.Config)) *test
 const callCost = (20*2.5 + 10*10) / 1e6
 
 func TestAnAnswerBelowTheThresholdIsMadeAnew(t *testing.T) {
+	t.Parallel()
 	p := newCascade(t, []string{brokenText, goodText}, nil)
 	p.start()
 	p.publish("twice", asking("twice", `{}`))
@@ -103,6 +104,7 @@ func TestAnAnswerBelowTheThresholdIsMadeAnew(t *testing.T) {
 }
 
 func TestTheBestOfAllAnswersGoesOut(t *testing.T) {
+	t.Parallel()
 	p := newCascade(t, []string{brokenText, emptyText, emptyText}, nil)
 	p.start()
 	p.publish("worse", asking("worse", `{"quality":{"max_attempts":3}}`))
@@ -133,6 +135,7 @@ func TestTheBestOfAllAnswersGoesOut(t *testing.T) {
 
 // A better answer that cannot be had is no failure.
 func TestTheBestAnswerGoesOutWhereNoOtherCanBeHad(t *testing.T) {
+	t.Parallel()
 	for name, c := range map[string]struct {
 		change func(*config.Config)
 		second *fakellm.Step
@@ -148,7 +151,7 @@ func TestTheBestAnswerGoesOutWhereNoOtherCanBeHad(t *testing.T) {
 		}, "insufficient_quota"},
 		"refused": {nil, &fakellm.Step{Status: 400}, func(o string) string { return asking("refused", o) }, "invalid_field"},
 		"deadline": {nil, &fakellm.Step{Hang: true}, func(string) string {
-			return asking("deadline", fmt.Sprintf(`{"deadline":%q}`, time.Now().Add(1500*time.Millisecond).UTC().Format(time.RFC3339Nano)))
+			return asking("deadline", fmt.Sprintf(`{"deadline":%q}`, time.Now().Add(5*time.Second).UTC().Format(time.RFC3339Nano)))
 		}, "deadline_exceeded"},
 		"down": {func(c *config.Config) { c.Pipeline.MaxDeliver = 2 }, &fakellm.Step{Drop: true}, func(o string) string { return asking("down", o) }, "provider_"},
 	} {
@@ -179,6 +182,7 @@ func TestTheBestAnswerGoesOutWhereNoOtherCanBeHad(t *testing.T) {
 
 // The attempts of a route that bring nothing are switched off, and said so.
 func TestTheCascadeSwitchesItselfOffWhereItBringsNothing(t *testing.T) {
+	t.Parallel()
 	p := newCascade(t, []string{brokenText}, func(c *config.Config) { c.Score.MinGainPerUSD = 1 })
 	p.start()
 	events, err := p.nc.SubscribeSync("llm.events.acme")
@@ -202,6 +206,7 @@ func TestTheCascadeSwitchesItselfOffWhereItBringsNothing(t *testing.T) {
 }
 
 func TestTheJudgeDecidesInDoubtOnABudgetOfItsOwn(t *testing.T) {
+	t.Parallel()
 	doubtful := "Boats." // a few words: in doubt
 	p := newTestPipeline(t, fakellm.Config{Respond: func(call fakellm.Call) *fakellm.Step {
 		if strings.Contains(string(call.Body), "You grade an answer") {

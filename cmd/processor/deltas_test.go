@@ -76,6 +76,7 @@ func streamedChat(text, more string) string {
 const withUsage = `,"stream_options":{"include_usage":true}`
 
 func TestCachedAnswersStream(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{Latency: 300 * time.Millisecond, FirstToken: 300 * time.Millisecond}, nil)
 	p.start()
 	p.publish("leader", streamedChat("hello", withUsage))
@@ -105,6 +106,7 @@ func TestCachedAnswersStream(t *testing.T) {
 }
 
 func TestAStreamThatIsCutOffBeginsAnew(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{Script: []*fakellm.Step{{CutEvents: 4}}}, func(c *config.Config) { c.Cache.Enabled = false })
 	p.start()
 	p.publish("r", streamedChat("hello", ""))
@@ -117,6 +119,7 @@ func TestAStreamThatIsCutOffBeginsAnew(t *testing.T) {
 
 // What is asked for without "stream" has no chunks, from the cache neither.
 func TestAnswersThatAreNotToBeStreamedAreNot(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{}, nil)
 	p.start()
 	for _, id := range []string{"miss", "hit"} {

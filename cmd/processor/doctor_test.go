@@ -36,6 +36,7 @@ func examine(t *testing.T, text string, args ...string) (status int, found map[s
 }
 
 func TestDoctorFindsWhatIsMissingAndWhatHasDrifted(t *testing.T) {
+	t.Parallel()
 	s := natstest.Start(t)
 	_, js := natstest.Connect(t, s)
 	text := fmt.Sprintf("nats: {url: %q}\n", s.ClientURL())
@@ -81,6 +82,7 @@ func TestDoctorFindsWhatIsMissingAndWhatHasDrifted(t *testing.T) {
 }
 
 func TestDoctorAsksProvidersAndNeverShowsTheirKeys(t *testing.T) {
+	t.Parallel()
 	const key = "sk-do-not-show-this-key"
 	upstream := httptest.NewServer(http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		if r.Header.Get("Authorization") != "Bearer "+key {
@@ -120,6 +122,7 @@ budgets: [{tenant: beta, hard: false}]
 }
 
 func TestDoctorTellsWhatIsWrongWithTheConfiguration(t *testing.T) {
+	t.Parallel()
 	status, found := examine(t, "cache: {ttl: never}\n")
 	require.Equal(t, 1, status)
 	require.Equal(t, failure, found["configuration"].Status)
@@ -130,6 +133,7 @@ func TestDoctorTellsWhatIsWrongWithTheConfiguration(t *testing.T) {
 }
 
 func TestDoctorTellsOfServersThatAreAway(t *testing.T) {
+	t.Parallel()
 	d := &doctor{}
 	d.checkPeers("stream X", &jetstream.ClusterInfo{Replicas: []*jetstream.PeerInfo{{Name: "n2", Offline: true}, {Name: "n3", Lag: 7}, {Name: "n4", Current: true}}})
 	require.Len(t, d.findings, 3)
@@ -139,6 +143,7 @@ func TestDoctorTellsOfServersThatAreAway(t *testing.T) {
 }
 
 func TestVersionsAreComparedByNumber(t *testing.T) {
+	t.Parallel()
 	require.True(t, older("2.9.25", "2.12.0"))
 	require.True(t, older("2.12.0-RC.1", "2.12.1"))
 	require.False(t, older("2.15.2", "2.15.0"))

@@ -18,6 +18,7 @@ import (
 
 // Two tenants' requests share calls; each is answered, billed and refused by itself.
 func TestEmbeddingsShareCalls(t *testing.T) {
+	t.Parallel()
 	const requests = 60
 	p := newTestPipeline(t, fakellm.Config{
 		Prompt: 100, Dimensions: 2, Latency: 5 * time.Millisecond,
@@ -89,7 +90,7 @@ func embedded(t *testing.T, p *testPipeline, tenant, id string) (a embeddingAnsw
 	require.Eventually(t, func() bool {
 		m, err := stream.GetLastMsgForSubject(t.Context(), "llm.responses."+tenant+"."+id)
 		return err == nil && json.Unmarshal(m.Data, &a) == nil
-	}, 30*time.Second, 5*time.Millisecond, "no response to %s", id)
+	}, time.Minute, 5*time.Millisecond, "no response to %s", id)
 	return a
 }
 

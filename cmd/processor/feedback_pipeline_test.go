@@ -30,7 +30,7 @@ func (p *testPipeline) handled(registries ...*prometheus.Registry) map[string]fl
 	require.Eventually(p.t, func() bool {
 		consumer, err := p.js.Consumer(p.t.Context(), "LLM_FEEDBACK", "feedback")
 		return err == nil && consumer.CachedInfo().AckFloor.Stream >= last
-	}, 30*time.Second, 5*time.Millisecond, "feedback is left")
+	}, time.Minute, 5*time.Millisecond, "feedback is left")
 	counts := map[string]float64{}
 	for _, registry := range registries {
 		families, err := registry.Gather()
@@ -47,6 +47,7 @@ func (p *testPipeline) handled(registries ...*prometheus.Registry) map[string]fl
 }
 
 func TestAWrongCachedAnswerDies(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{Count: true}, func(c *config.Config) { c.Models = append(c.Models, configModel("gpt-4o")) })
 	first := p.registry
 	p.start()
@@ -61,7 +62,7 @@ func TestAWrongCachedAnswerDies(t *testing.T) {
 	require.Eventually(t, func() bool {
 		hits++
 		return ask(fmt.Sprintf("hit-%d", hits)).About.Cache == "hit"
-	}, 5*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	require.EqualValues(t, 1, p.upstream.Stats().Calls)
 
 	p.feedback("other", fmt.Sprintf(`{"id":"hit-%d","label":"bad"}`, hits)) // of a tenant that has no such request
@@ -80,6 +81,7 @@ func TestAWrongCachedAnswerDies(t *testing.T) {
 }
 
 func TestHostileFeedbackIsCountedAndDoneWith(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{}, nil)
 	p.start()
 	hostile := []string{``, `null`, `{"id":`, `{"id":"a","score":"x"}`, `{"id":{},"score":1}`, `{"id":"a.>","label":"bad"}`, "\x00\xff", `{"id":"a","score":1,"x":"` + strings.Repeat("x", 500_000) + `"}`, strings.Repeat("[", 100_000)}
@@ -97,6 +99,7 @@ func TestHostileFeedbackIsCountedAndDoneWith(t *testing.T) {
 }
 
 func TestFeedbackReachesTheStatisticsOfAllReplicas(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{}, func(c *config.Config) { c.Models = append(c.Models, configModel("gpt-4o")) })
 	p.start()
 	p.publish("routed", `{"model":"gpt-4o","messages":[{"role":"user","content":"hello"}],"processor":{"route":"harbours"}}`)
@@ -108,9 +111,9 @@ func TestFeedbackReachesTheStatisticsOfAllReplicas(t *testing.T) {
 		f, _ := learnt.Figures("harbours", "gpt-4o")
 		return f.Answers
 	}
-	require.Eventually(t, func() bool { return answers() == 1 }, 5*time.Second, 5*time.Millisecond, "the product's own score")
+	require.Eventually(t, func() bool { return answers() == 1 }, time.Minute, 5*time.Millisecond, "the product's own score")
 	p.feedback("acme", `{"id":"routed","label":"bad"}`)
-	require.Eventually(t, func() bool { return answers() > 5 }, 5*time.Second, 5*time.Millisecond)
+	require.Eventually(t, func() bool { return answers() > 5 }, time.Minute, 5*time.Millisecond)
 	_, known := learnt.Figures(selection.Everywhere, "gpt-4o")
 	require.True(t, known)
 }

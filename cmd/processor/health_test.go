@@ -12,6 +12,7 @@ import (
 )
 
 func TestHealthTellsWhetherAProcessIsReady(t *testing.T) {
+	t.Parallel()
 	state := errors.New("not connected to NATS")
 	s, err := httpserver.Start(httpserver.Config{Addr: "127.0.0.1:0"}, prometheus.NewRegistry(), func() error { return state })
 	require.NoError(t, err)
@@ -29,6 +30,7 @@ func TestHealthTellsWhetherAProcessIsReady(t *testing.T) {
 }
 
 func TestAnAddressOfAllInterfacesIsAskedOnThisMachine(t *testing.T) {
+	t.Parallel()
 	for addr, want := range map[string]string{
 		":8080": "127.0.0.1:8080", "0.0.0.0:8080": "127.0.0.1:8080", "[::]:9": "[::1]:9", "127.0.0.1:80": "127.0.0.1:80", "host:1": "host:1",
 	} {

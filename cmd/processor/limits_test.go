@@ -14,6 +14,7 @@ import (
 )
 
 func TestFiguresOfLimitsNameConfiguredModelsOnly(t *testing.T) {
+	t.Parallel()
 	limits := limit.New([]limit.Config{{Name: "p", MaxConnections: 3}})
 	defer limits.Close()
 	for _, model := range []string{"gpt", "anything", "else"} {
@@ -30,6 +31,7 @@ func TestFiguresOfLimitsNameConfiguredModelsOnly(t *testing.T) {
 }
 
 func TestFallbacksHaveTheirOwnProviders(t *testing.T) {
+	t.Parallel()
 	m := &models{callers: map[string]generate.Caller{"one": nil, "two": nil}}
 	m.table.Store(&modelTable{list: []generate.Model{
 		{Name: "a", Provider: "one", Fallback: []string{"b", "c", "unknown"}}, {Name: "b", Provider: "two"}, {Name: "c", Provider: "one"},
@@ -42,6 +44,7 @@ func TestFallbacksHaveTheirOwnProviders(t *testing.T) {
 }
 
 func TestTimeoutsBoundTheWayThroughFallbacks(t *testing.T) {
+	t.Parallel()
 	timeout := timeouts(config.Config{Providers: []providers.Config{
 		{Name: "usual", Kind: providers.KindSimulated, Timeout: time.Minute, AttemptTimeout: time.Minute},
 		{Name: "short", Kind: providers.KindSimulated, Timeout: time.Minute, AttemptTimeout: time.Second},

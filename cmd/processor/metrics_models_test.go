@@ -12,6 +12,7 @@ import (
 )
 
 func TestModelsThatAnybodyNamesHaveABoundInMetrics(t *testing.T) {
+	t.Parallel()
 	registry := prometheus.NewRegistry()
 	m := newMetrics(registry)
 	for range 2 {

@@ -26,6 +26,7 @@ func measured(model string, quality, cost float64) modelRow {
 }
 
 func TestModelsArePlottedWithTheirFrontier(t *testing.T) {
+	t.Parallel()
 	out := modelsOf(t, measured("large", 0.95, 0.01), measured("openai/dear-and-bad-with-a-very-long-name", 0.70, 0.02),
 		measured("middle", 0.88, 0.002), measured("small", 0.60, 0.0005), modelRow{Model: "never-scored"})
 	require.Contains(t, out, "logarithmic")
@@ -50,6 +51,7 @@ func TestModelsArePlottedWithTheirFrontier(t *testing.T) {
 }
 
 func TestModelsWithoutAPlot(t *testing.T) {
+	t.Parallel()
 	require.Contains(t, modelsOf(t, measured("alone", 0.9, 0.01), modelRow{Model: "free"}), "no plot")
 	out := modelsOf(t, measured("a", 0.9, 0.01), measured("b", 0.9, 0.01))
 	require.Contains(t, out, "AB", "two at one place stand beside each other")

@@ -122,11 +122,23 @@ func (p *testPipeline) await(id string) answer {
 		a.raw = string(m.Data)
 		require.NoError(p.t, json.Unmarshal(m.Data, &a))
 		return true
-	}, 30*time.Second, 5*time.Millisecond, "no response to %s", id)
+	}, time.Minute, 5*time.Millisecond, "no response to %s", id)
 	return a
 }
 
+// awaitEmpty waits until nothing is left in some streams.
+func (p *testPipeline) awaitEmpty(streams ...string) {
+	p.t.Helper()
+	for _, name := range streams {
+		require.Eventually(p.t, func() bool {
+			stream, err := p.js.Stream(p.t.Context(), name)
+			return err == nil && stream.CachedInfo().State.Msgs == 0
+		}, time.Minute, 5*time.Millisecond, name)
+	}
+}
+
 func TestProvidersThatMisbehaveAreRetriedOrAnswered(t *testing.T) {
+	t.Parallel()
 	steps := map[string][]*fakellm.Step{ // the answers to the first calls; then the usual one
 		"fine":          nil,
 		"once 500":      {{Status: 500}},
@@ -192,6 +204,7 @@ func TestProvidersThatMisbehaveAreRetriedOrAnswered(t *testing.T) {
 }
 
 func TestAProviderThatIsDownIsAnError(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{}, func(c *config.Config) {
 		c.Pipeline.MaxDeliver = 2
 		c.Providers[0].BaseURL = "http://127.0.0.1:1/v1"
@@ -204,6 +217,7 @@ func TestAProviderThatIsDownIsAnError(t *testing.T) {
 }
 
 func TestFedByHandTwiceLateAndOutOfOrderPaysOnce(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{Latency: 20 * time.Millisecond, Count: true}, nil)
 	stop := p.start()
 	feed := func(times int, ids ...string) {
@@ -235,10 +249,7 @@ func TestFedByHandTwiceLateAndOutOfOrderPaysOnce(t *testing.T) {
 	feed(1, "a")
 	p.publish("last", chat("last"))
 	p.await("last")
-	require.Eventually(t, func() bool {
-		stream, err := p.js.Stream(t.Context(), "LLM_GENERATE")
-		return err == nil && stream.CachedInfo().State.Msgs == 0
-	}, 30*time.Second, 5*time.Millisecond, "everything is settled")
+	p.awaitEmpty("LLM_GENERATE")
 	require.EqualValues(t, 4, p.upstream.Stats().Calls)
 	require.Zero(t, p.upstream.Stats().Repeats)
 	responses, err := p.js.Stream(t.Context(), "LLM_RESPONSES")
@@ -247,6 +258,7 @@ func TestFedByHandTwiceLateAndOutOfOrderPaysOnce(t *testing.T) {
 }
 
 func TestEqualRequestsAreAnsweredFromTheCache(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{Count: true}, func(c *config.Config) {
 		c.Models = append(c.Models, configModel("gpt-4o"))
 	})
@@ -260,7 +272,7 @@ func TestEqualRequestsAreAnsweredFromTheCache(t *testing.T) {
 		p.publish(id, `{ "messages":[{"content":"hello","role":"user"}], "model":"gpt-4o", "user":"somebody" }`)
 		again := p.await(id)
 		return again.About.Cache == "hit" && again.About.CostUSD == 0 && again.Usage == first.Usage
-	}, 30*time.Second, time.Millisecond)
+	}, time.Minute, time.Millisecond)
 	calls := p.upstream.Stats().Calls
 	p.publish("fresh", `{"model":"gpt-4o","messages":[{"role":"user","content":"hello"}],"processor":{"cache":{"mode":"refresh"}}}`)
 	require.Equal(t, "miss", p.await("fresh").About.Cache)
@@ -270,6 +282,7 @@ func TestEqualRequestsAreAnsweredFromTheCache(t *testing.T) {
 }
 
 func TestUnknownMembersReachTheProviderByteForByte(t *testing.T) {
+	t.Parallel()
 	got := make(chan string, 1)
 	p := newTestPipeline(t, fakellm.Config{Respond: func(c fakellm.Call) *fakellm.Step {
 		got <- string(c.Body)
@@ -286,18 +299,20 @@ func TestUnknownMembersReachTheProviderByteForByte(t *testing.T) {
 }
 
 func TestCancelEndsARunningRequest(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{Respond: func(c fakellm.Call) *fakellm.Step { return &fakellm.Step{Hang: true} }},
 		func(c *config.Config) { c.Providers[0].Timeout = time.Minute })
 	p.start()
 	p.publish("endless", chat("hello"))
-	require.Eventually(t, func() bool { return p.upstream.Stats().InFlight == 1 }, 10*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return p.upstream.Stats().InFlight == 1 }, time.Minute, time.Millisecond)
 	_, err := p.nc.Request("llm.cancel.acme.endless", nil, 5*time.Second)
 	require.NoError(t, err)
 	require.Equal(t, "cancelled", p.await("endless").Error.Code)
-	require.Eventually(t, func() bool { return p.upstream.Stats().InFlight == 0 }, 10*time.Second, time.Millisecond, "the provider's call is stopped")
+	require.Eventually(t, func() bool { return p.upstream.Stats().InFlight == 0 }, time.Minute, time.Millisecond, "the provider's call is stopped")
 }
 
 func TestOneProcessAStage(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{}, func(c *config.Config) {
 		c.Pipeline.Groups = [][]string{{"compress", "cache"}, {"batch"}, {"generate", "score"}}
 		c.Batch.Timeout = units.Duration(10 * time.Millisecond)
@@ -319,6 +334,7 @@ func configModel(name string) generate.Model {
 }
 
 func TestConfiguredModelsCountTheirOwnWay(t *testing.T) {
+	t.Parallel()
 	cfg := config.Default()
 	cfg.Models = []generate.Model{{Name: "house-model", Encoding: "cl100k_base", TokenFactor: 2}}
 	require.NoError(t, cfg.Validate())
@@ -333,6 +349,7 @@ func TestConfiguredModelsCountTheirOwnWay(t *testing.T) {
 }
 
 func TestRequestsWaitForBudgetThatIsOnlyReserved(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{Latency: 30 * time.Millisecond}, func(c *config.Config) {
 		b := budget.Defaults()
 		b.Tenant, b.DailyLimit = "acme", 1400 // forty bills of 30, but not half of their estimates

@@ -71,6 +71,7 @@ func (x *reloadTest) reload(change func(*config.Config)) []config.Change {
 }
 
 func TestReloadedPricesHoldForTheNextRequest(t *testing.T) {
+	t.Parallel()
 	x := newReloadTest(t, nil)
 	dear := x.ask("gpt-4o").About.CostUSD
 	require.Positive(t, dear)
@@ -79,6 +80,7 @@ func TestReloadedPricesHoldForTheNextRequest(t *testing.T) {
 }
 
 func TestReloadedModelsHoldForTheNextRequest(t *testing.T) {
+	t.Parallel()
 	x := newReloadTest(t, func(c *config.Config) { // with two providers a model needs an entry
 		c.Providers = append(c.Providers, providers.Config{Name: "other", Kind: providers.KindSimulated}.WithDefaults())
 	})
@@ -93,6 +95,7 @@ func TestReloadedModelsHoldForTheNextRequest(t *testing.T) {
 }
 
 func TestReloadedBudgetsHoldForTheNextRequest(t *testing.T) {
+	t.Parallel()
 	x := newReloadTest(t, nil)
 	require.NotEmpty(t, x.ask("gpt-4o").Choices)
 	limit := budget.Defaults()
@@ -110,6 +113,7 @@ func TestReloadedBudgetsHoldForTheNextRequest(t *testing.T) {
 }
 
 func TestReloadedLimitsHoldForTheNextRequest(t *testing.T) {
+	t.Parallel()
 	x := newReloadTest(t, nil)
 	x.reload(func(c *config.Config) { c.Tenants = []streams.TenantConfig{{Name: "acme", MaxRequestBytes: units.KB}} })
 	x.publish("large", chat(strings.Repeat("word ", 300)))
@@ -128,6 +132,7 @@ func TestReloadedLimitsHoldForTheNextRequest(t *testing.T) {
 }
 
 func TestReloadedThresholdsHoldForTheNextRequest(t *testing.T) {
+	t.Parallel()
 	x := newReloadTest(t, func(c *config.Config) { c.Score.MaxAttempts = 1 })
 	require.NotContains(t, x.ask("gpt-4o").raw, "max_attempts is reached")
 	require.Equal(t, []config.Change{{Key: "score.threshold", Applied: true}}, x.reload(func(c *config.Config) { c.Score.Threshold = 1 }))

@@ -173,7 +173,7 @@ func (x *traffic) quiet() map[string]string {
 		same := reflect.DeepEqual(last, now) && strings.HasPrefix(now["LLM_REQUESTS"], "0 ")
 		last = now
 		return same
-	}, 30*time.Second, 200*time.Millisecond)
+	}, time.Minute, 200*time.Millisecond)
 	return last
 }
 
@@ -426,6 +426,7 @@ func TestADatasetIsImportedWithoutPayingAndRedacted(t *testing.T) {
 }
 
 func TestTheCassetteFlagStandsAloneOrHasAFile(t *testing.T) {
+	t.Parallel()
 	for line, want := range map[string]cassetteFlag{
 		"--candidate c.yaml": {}, "--cassette --candidate c.yaml": {on: true}, "--candidate c.yaml --cassette": {on: true},
 		"--cassette data.jsonl --candidate c.yaml": {true, "data.jsonl"}, "--cassette=data.jsonl --candidate c.yaml": {true, "data.jsonl"},

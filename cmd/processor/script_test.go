@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"flag"
 	"fmt"
@@ -21,12 +22,17 @@ import (
 var update = flag.Bool("update", false, "rewrite what scripts compare with")
 
 // TestMain lets scripts run this test binary as the processor, so that nothing
-// is built for them.
+// is built for them. Tests mostly wait, for time and for servers that end, so
+// more of them run at once than there are processors, unless -parallel is given.
 func TestMain(m *testing.M) {
+	if err := flag.Set("test.parallel", "6"); err != nil {
+		panic(err)
+	}
 	testscript.Main(m, map[string]func(){"processor": main})
 }
 
 func TestScripts(t *testing.T) {
+	t.Parallel()
 	testscript.Run(t, testscript.Params{
 		Dir: "testdata/script", UpdateScripts: *update, RequireExplicitExec: true,
 		Setup: func(env *testscript.Env) error {
@@ -34,7 +40,7 @@ func TestScripts(t *testing.T) {
 			return nil
 		},
 		Cmds: map[string]func(ts *testscript.TestScript, neg bool, args []string){
-			"server": startServer, "deadletter": publishDeadLetter, "waitfile": waitFor, "lines": countLines, "status": exitStatus, "requests": writeRequests,
+			"server": startServer, "deadletter": publishDeadLetter, "waitfile": waitFor, "serving": awaitServing, "lines": countLines, "status": exitStatus, "requests": writeRequests,
 		},
 	})
 }
@@ -83,6 +89,28 @@ func waitFor(ts *testscript.TestScript, _ bool, args []string) {
 		case <-deadline:
 			ts.Fatalf("%s did not come", args[0])
 		}
+	}
+}
+
+// awaitServing waits until the process that a script has started in the
+// background takes requests.
+func awaitServing(ts *testscript.TestScript, neg bool, _ []string) {
+	const address = "data/nats/server.json"
+	waitFor(ts, neg, []string{address})
+	var server struct{ URL string }
+	ts.Check(json.Unmarshal([]byte(ts.ReadFile(address)), &server))
+	nc, err := nats.Connect(server.URL)
+	ts.Check(err)
+	defer nc.Close()
+	js, err := jetstream.New(nc)
+	ts.Check(err)
+	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
+	defer cancel()
+	for ; ; time.Sleep(10 * time.Millisecond) {
+		if c, err := js.Consumer(ctx, "LLM_REQUESTS", "compress"); err == nil && c.CachedInfo().NumWaiting > 0 {
+			return
+		}
+		ts.Check(ctx.Err())
 	}
 }
 

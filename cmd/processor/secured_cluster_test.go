@@ -52,6 +52,7 @@ func clusterServer(t *testing.T, name, section string) *server.Server {
 // The servers of a cluster speak to each other as nats.conf shows it: encrypted,
 // each with a certificate of their authority. One of another authority stays out.
 func TestServersOfAClusterAreEncrypted(t *testing.T) {
+	t.Parallel()
 	if os.Getenv("PROCESSOR_SLOW") == "" {
 		t.Skip("PROCESSOR_SLOW=1 starts a cluster")
 	}

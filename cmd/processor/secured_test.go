@@ -119,6 +119,7 @@ func configured(t *testing.T, text string) func(args ...string) (status int, std
 // Every command reaches a server that wants encryption, a client's certificate
 // and an nkey; without one of them none does, and says what to do.
 func TestCommandsUseTLSAndAnNKey(t *testing.T) {
+	t.Parallel()
 	user, err := nkeys.CreateUser()
 	require.NoError(t, err)
 	public, err := user.PublicKey()
@@ -215,6 +216,7 @@ func servingTo(t *testing.T, text string, to *awaited) (stop func()) {
 // A file of credentials, as nsc makes them, is a user of a server that knows
 // accounts by tokens only.
 func TestCommandsUseACredentialsFile(t *testing.T) {
+	t.Parallel()
 	operator, err := nkeys.CreateOperator()
 	require.NoError(t, err)
 	account, err := nkeys.CreateAccount()

@@ -9,6 +9,7 @@ import (
 )
 
 func TestLineDiff(t *testing.T) {
+	t.Parallel()
 	numbered := func(n int) []string {
 		var lines []string
 		for i := range n {

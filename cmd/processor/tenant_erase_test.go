@@ -66,6 +66,7 @@ func (p *testPipeline) command(args ...string) (status int, stdout, stderr strin
 }
 
 func TestAnErasedTenantLeavesNothing(t *testing.T) {
+	t.Parallel()
 	hanging := make(chan struct{}, 1)
 	p := newTestPipeline(t, fakellm.Config{Respond: func(c fakellm.Call) *fakellm.Step {
 		switch {
@@ -142,6 +143,9 @@ func TestAnErasedTenantLeavesNothing(t *testing.T) {
 	require.Empty(t, matching(after, "acme"))
 	require.Equal(t, 1, matching(after, "=shared.")["KV_llm_cache"], "of those that are shared, what the tenant's responses name goes, and beta's stays")
 	for stream, n := range matching(before, "beta") {
+		if stream == "KV_llm_leases" {
+			continue // they expire by themselves
+		}
 		require.Equal(t, n, matching(after, "beta")[stream], stream)
 	}
 	p.publishAs("acme", "anew", chat("the secret of acme"))
@@ -149,6 +153,7 @@ func TestAnErasedTenantLeavesNothing(t *testing.T) {
 }
 
 func TestATenantsNameIsChecked(t *testing.T) {
+	t.Parallel()
 	for _, args := range [][]string{{"tenant", "erase", "a.b", "--yes"}, {"tenant", "erase", "*", "--yes"}, {"tenant", "erase", ">"}, {"tenant", "erase"}} {
 		var out, errs bytes.Buffer
 		require.Equal(t, 2, run(context.Background(), args, strings.NewReader(""), &out, &errs), args)

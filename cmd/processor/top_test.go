@@ -38,6 +38,7 @@ func fullFrame() *frame {
 
 // No line is wider and no frame is higher than the terminal, whatever its size.
 func TestFramesFit(t *testing.T) {
+	t.Parallel()
 	for _, f := range []*frame{fullFrame(), newFrame(&sample{}, &sample{at: time.Now()})} {
 		for _, width := range []int{20, 40, 60, 79, 80, 81, 100, 120, 149, 150, 160, 200, 300} {
 			for _, height := range []int{0, 1, 5, 10, 24, 25, 50, 100} {
@@ -57,6 +58,7 @@ func TestFramesFit(t *testing.T) {
 }
 
 func TestAFrameShowsEverything(t *testing.T) {
+	t.Parallel()
 	for _, width := range []int{80, 200} {
 		text := strings.Join(fullFrame().lines(width, 0, false), "\n")
 		for _, want := range []string{
@@ -72,6 +74,7 @@ func TestAFrameShowsEverything(t *testing.T) {
 }
 
 func TestQuantilesOfSpreads(t *testing.T) {
+	t.Parallel()
 	s := spread{Bounds: []float64{1, 2, 4}, Counts: []float64{0, 10, 20}, Count: 20}
 	require.InDelta(t, 1.5, s.quantile(0.25), 1e-9)
 	require.InDelta(t, 2, s.quantile(0.5), 1e-9)
@@ -83,6 +86,7 @@ func TestQuantilesOfSpreads(t *testing.T) {
 }
 
 func TestTopShowsWhatReplicasDid(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{}, func(c *config.Config) {
 		c.Models = []generate.Model{{Name: "gpt-4o", Provider: "fake", Price: generate.Price{Input: 1, Output: 1}}}
 		limit := budget.Defaults()
@@ -142,6 +146,7 @@ func TestTopShowsWhatReplicasDid(t *testing.T) {
 }
 
 func TestTopWithoutReplicasOrStreams(t *testing.T) {
+	t.Parallel()
 	p := newTestPipeline(t, fakellm.Config{}, nil)
 	var stdout, stderr bytes.Buffer
 	require.Equal(t, 1, run(t.Context(), []string{"--nats", p.cfg.NATS.URL, "top", "--once"}, nil, &stdout, &stderr))
