@@ -48,6 +48,9 @@ func (d door) Run(ctx context.Context, requests []*stages.Request, decide stages
 // redelivery.
 func (r *Runner) admitted(ctx context.Context, requests []*stages.Request) []stages.Verdict {
 	verdicts := make([]stages.Verdict, len(requests))
+	if r.cfg.Local != nil && !r.cfg.Local.stored {
+		return verdicts
+	}
 	var subjects []string
 	for _, request := range requests {
 		if request.Deliveries > 1 || request.ID != schemas.SequenceID(request.Sequence) {

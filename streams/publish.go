@@ -191,6 +191,9 @@ func (f failedFuture) Ok() <-chan *jetstream.PubAck { return nil }
 func (f failedFuture) Err() <-chan error            { return f.err }
 
 func (r *Runner) publishAsync(m *nats.Msg) jetstream.PubAckFuture {
+	if future := r.cfg.Local.publish(r, m); future != nil {
+		return future
+	}
 	future, err := r.js.PublishMsgAsync(m, jetstream.WithStallWait(5*time.Second))
 	if err != nil {
 		failed := failedFuture{err: make(chan error, 1)}

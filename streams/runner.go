@@ -66,7 +66,10 @@ type RunnerConfig struct {
 	// OnTheWay tells how many messages wait between compress and generate, as of
 	// a moment ago. May be nil.
 	OnTheWay func() int64
-	Metrics  *Metrics
+	// Local is where requests come from and responses go to in the place of
+	// streams. May be nil.
+	Local   *Local
+	Metrics *Metrics
 }
 
 const (
@@ -163,6 +166,7 @@ func (r *Runner) addSteps(list []Step) {
 func (r *Runner) Run(ctx context.Context) error {
 	defer r.get.Close()
 	sources := r.sources()
+	r.cfg.Local.follow(sources)
 	for _, s := range r.steps {
 		s.queue = newQueue(len(sources))
 	}

@@ -33,6 +33,9 @@ type source struct {
 
 // run pulls until ctx ends. A consumer that vanished is made again.
 func (s *source) run(ctx context.Context) {
+	if s.runner.cfg.Local.feed(ctx, s) {
+		return
+	}
 	most := s.runner.cfg.Capacity + maxAhead
 	p, err := newPuller(s.runner.nc, s.durable.stream, s.durable.config.Durable, most)
 	for failures := 1; err != nil; failures++ { // only while the connection is closed

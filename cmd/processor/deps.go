@@ -118,8 +118,8 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	}
 	d.models.selector.open = d.limits.Open
 	d.generate = generate.New(cfg.Pipeline.Workers[stages.Generate], generate.Deps{
-		Ledger: d.ledger, Router: d.route, Cost: d.models.cost,
-		Budget: d.budgets, Answered: d.remember, Flights: flights{d.leases, d.cache}, Deltas: d.deltas.Begin, Prefixes: d.prefixes(),
+		Ledger: past{d}, Router: d.route, Cost: d.models.cost,
+		Budget: d.budgets, Answered: d.remember, Flights: shared{flights{d.leases, d.cache}, d}, Deltas: d.deltas.Begin, Prefixes: d.prefixes(),
 		Limits: d.limits, Tokens: d.callTokens, Says: d.models.said, Timeout: timeouts(cfg),
 		Called: d.called, Prepare: d.prepareTuned,
 	})
@@ -241,6 +241,9 @@ func (d *deps) runnerConfig(group []string) streams.RunnerConfig {
 		Metrics: d.metrics.streams, Recorded: d.recorded, Cancelled: d.cancelled.Has, LaterFull: d.backlog.LaterFull,
 		Waiting: d.backlog.InLane, Tenants: d.tenants,
 		OnTheWay: func() int64 { return d.backlog.Waiting(stages.Cache) + d.backlog.Waiting(stages.Batch) },
+	}
+	if d.replay != nil {
+		cfg.Local = d.replay.local
 	}
 	for _, stage := range group {
 		if workers := d.cfg.Pipeline.Workers[stages.Generate]; stage == stages.Generate {

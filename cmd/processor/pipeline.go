@@ -46,9 +46,8 @@ type pipeline struct {
 
 // newPipeline sets up streams, buckets and providers and makes a runner for
 // each group that the configuration and the wanted stages (empty: all) name.
-// The registry gets the pipeline's figures. Changes are made to what the stages
-// share before anything runs.
-func newPipeline(ctx context.Context, cfg config.Config, nc *nats.Conn, wanted []string, registry prometheus.Registerer, changes ...func(*deps)) (*pipeline, error) {
+// The registry gets the pipeline's figures.
+func newPipeline(ctx context.Context, cfg config.Config, nc *nats.Conn, wanted []string, registry prometheus.Registerer) (*pipeline, error) {
 	groups, err := chooseGroups(cfg.Pipeline.Groups, wanted)
 	if err != nil {
 		return nil, err
@@ -62,9 +61,6 @@ func newPipeline(ctx context.Context, cfg config.Config, nc *nats.Conn, wanted [
 	d, err := newDeps(ctx, cfg, nc, registry)
 	if err != nil {
 		return nil, err
-	}
-	for _, change := range changes {
-		change(d)
 	}
 	p := &pipeline{deps: d}
 	all := p.live(steps(d))
@@ -169,13 +165,17 @@ func provisionOnce(ctx context.Context, cfg config.Config, nc *nats.Conn) error 
 	if err != nil {
 		return fmt.Errorf("opening JetStream: %w", err)
 	}
-	if err := kv.Provision(ctx, js, bucketLayout(cfg)); err != nil {
-		return err
-	}
-	if err := budget.Provision(ctx, js, cfg.NATS.Prefix, cfg.NATS.Replicas); err != nil {
+	if err := provisionBuckets(ctx, cfg, js); err != nil {
 		return err
 	}
 	return streams.Provision(ctx, js, streams.NewLayout(cfg.NATS, cfg.Streams))
+}
+
+func provisionBuckets(ctx context.Context, cfg config.Config, js jetstream.JetStream) error {
+	if err := kv.Provision(ctx, js, bucketLayout(cfg)); err != nil {
+		return err
+	}
+	return budget.Provision(ctx, js, cfg.NATS.Prefix, cfg.NATS.Replicas)
 }
 
 func bucketLayout(cfg config.Config) kv.Layout {

@@ -317,7 +317,11 @@ func (j *replayJob) side(ctx context.Context, name string, cfg config.Config, on
 		cfg.Pipeline.Workers = maps.Clone(cfg.Pipeline.Workers)
 		cfg.Pipeline.Workers[stages.Generate] = j.window() / 2
 	}
-	if err := provision(ctx, cfg, j.own); err != nil {
+	set := provision
+	if dry {
+		set = provisionLocal
+	}
+	if err := set(ctx, cfg, j.own); err != nil {
 		return err
 	}
 	if err := j.copyShared(ctx, cfg, strings.HasPrefix(name, "candidate")); err != nil {
@@ -374,7 +378,7 @@ func (j *replayJob) openPreparer(ctx context.Context) (*preparer, error) {
 		return nil, err
 	}
 	cfg := isolated(j.baseline, preparerPrefix, 1)
-	if err := provision(ctx, cfg, j.own); err != nil {
+	if err := provisionLocal(ctx, cfg, j.own); err != nil {
 		return nil, err
 	}
 	if err := j.copyShared(ctx, cfg, false); err != nil {

@@ -41,7 +41,7 @@ func (j *replayJob) judge(ctx context.Context) error {
 	}
 	defer f.Close()
 	cfg := isolated(j.candidate, preparerPrefix+"-judge", 1)
-	if err := provision(ctx, cfg, j.own); err != nil {
+	if err := provisionLocal(ctx, cfg, j.own); err != nil {
 		return err
 	}
 	d, err := newDeps(ctx, cfg, j.own, nil)

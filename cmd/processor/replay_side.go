@@ -15,7 +15,6 @@ import (
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
-	"golang.org/x/sync/errgroup"
 
 	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/internal/evaluate"
@@ -35,8 +34,6 @@ const (
 	replaySegment = 50_000
 	// maxLeaders bounds the distinct requests whose first answer is remembered.
 	maxLeaders = 200_000
-	// sweepReplay is how often stored responses are looked for that did not come by.
-	sweepReplay = 5 * time.Second
 )
 
 // result is what became of one request of the tape: a line of a results file.
@@ -50,20 +47,20 @@ type result struct {
 // replaySide runs the requests of a tape through one configuration, on the
 // private server. What it finds goes to a file, in the order of the tape.
 type replaySide struct {
-	cfg     config.Config
-	nc      *nats.Conn
-	tape    *tape
-	path    string            // of the results
-	only    []int             // numbers of the requests to run, sorted; nil is all
-	calls   *cassette         // in the place of providers
-	view    *liveView         // may be nil
-	clock   *replayClock      // may be nil
-	factor  float64           // of the recorded speed; 0 is as fast as it goes
-	window  int               // requests under way
-	prepare func(*deps) error // before anything runs; may be nil
-	tally   *replayTally
+	cfg    config.Config
+	nc     *nats.Conn
+	tape   *tape
+	path   string       // of the results
+	only   []int        // numbers of the requests to run, sorted; nil is all
+	calls  *cassette    // in the place of providers
+	view   *liveView    // may be nil
+	clock  *replayClock // may be nil
+	factor float64      // of the recorded speed; 0 is as fast as it goes
+	window int          // requests under way
+	tally  *replayTally
 
 	js      jetstream.JetStream
+	local   *streams.Local
 	deps    *deps
 	leaders *lru.Cache[string, *leader]
 	slots   chan struct{}
@@ -80,7 +77,6 @@ type replaySide struct {
 // underway is a request that was sent and is not answered.
 type underway struct {
 	x      *record
-	since  time.Time
 	leader *leader
 }
 
@@ -92,8 +88,7 @@ type leader struct {
 	settled bool // in the cache; for the goroutine that feeds
 }
 
-// isolated is a configuration for a private server: its own streams, all stages
-// in one group, and no archive.
+// isolated is a configuration for a private server: its own streams, and no archive.
 func isolated(cfg config.Config, prefix string, window int) config.Config {
 	server := streams.DefaultServer()
 	server.Prefix = prefix
@@ -102,7 +97,6 @@ func isolated(cfg config.Config, prefix string, window int) config.Config {
 	cfg.Streams.Archive.Enabled = false
 	cfg.Streams.Requests.MaxWaiting = max(cfg.Streams.Requests.MaxWaiting, 2*window)
 	cfg.Tenants = nil
-	cfg.Pipeline.Groups = [][]string{slices.Clone(stages.Names)}
 	cfg.Cache.SyncInterval = units.Duration(time.Hour) // nobody else writes there
 	return cfg
 }
@@ -127,11 +121,8 @@ func (s *replaySide) run(ctx context.Context) (err error) {
 	if err != nil {
 		return err
 	}
-	group, groupCtx := errgroup.WithContext(ctx)
-	group.Go(func() error { s.sweep(groupCtx); return nil })
-	err = s.feed(groupCtx, done)
+	err = s.feed(ctx, done)
 	cancel()
-	_ = group.Wait()
 	err = errors.Join(err, s.failed(), s.flush(), stop())
 	if err != nil {
 		return err
@@ -139,48 +130,40 @@ func (s *replaySide) run(ctx context.Context) (err error) {
 	return f.Sync()
 }
 
-// start runs the pipeline and listens for its responses.
+// start runs the pipeline, all stages in one group, which changes no outcome.
+// One that pays keeps on the private server what it does, so that nothing that
+// an interruption finds answered is worked again.
 func (s *replaySide) start(ctx context.Context) (stop func() error, err error) {
-	s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(s.window), jetstream.WithPublishAsyncErrHandler(
-		func(_ jetstream.JetStream, _ *nats.Msg, err error) {
-			s.fail(fmt.Errorf("publishing to the private server: %w", err))
-		}))
-	if err != nil {
+	if s.js, err = jetstream.New(s.nc); err != nil {
 		return nil, fmt.Errorf("opening JetStream: %w", err)
 	}
-	var failed error
-	p, err := newPipeline(ctx, s.cfg, s.nc, nil, nil, func(d *deps) {
-		s.deps = d
-		s.calls.cost, s.calls.count, s.calls.now = d.models.cost, d.counter, s.underway
-		s.calls.stand(d.models, simulatedProviders(s.cfg.ProviderList()))
-		d.replay = &replaying{calls: s.calls, view: s.view}
-		if s.prepare != nil {
-			failed = s.prepare(d)
-		}
-	})
-	if err != nil {
+	if err := s.cfg.Resources.Apply(serverMemory(s.cfg)); err != nil {
 		return nil, err
 	}
-	names := streams.Names{Prefix: s.cfg.NATS.Prefix}
-	sub, err := s.nc.Subscribe(names.Response("*", "*"), func(m *nats.Msg) {
-		if index, ok := indexOf(m.Subject[strings.LastIndexByte(m.Subject, '.')+1:]); ok {
-			s.answered(index, m.Data)
+	if s.deps, err = newDeps(ctx, s.cfg, s.nc, nil); err != nil {
+		return nil, err
+	}
+	d := s.deps
+	s.local = streams.NewLocal(s.window, !s.calls.dry, func(subject string, response []byte) {
+		if index, ok := indexOf(subject[strings.LastIndexByte(subject, '.')+1:]); ok {
+			s.answered(index, response)
 		}
 	})
-	if err == nil {
-		err = sub.SetPendingLimits(-1, 1<<30)
+	s.calls.cost, s.calls.count, s.calls.now = d.models.cost, d.counter, s.underway
+	s.calls.stand(d.models, simulatedProviders(s.cfg.ProviderList()))
+	d.replay = &replaying{calls: s.calls, view: s.view, local: s.local}
+	r, err := streams.NewRunner(s.nc, d.runnerConfig(stages.Names), steps(d))
+	if err != nil {
+		d.close()
+		return nil, err
 	}
-	if err = errors.Join(err, failed); err != nil {
-		p.deps.close()
-		return nil, fmt.Errorf("subscribing to responses: %w", err)
-	}
+	p := pipeline{deps: d, runners: []*streams.Runner{r}}
 	running, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	done := make(chan error, 1)
 	go func() { done <- p.Run(running) }()
 	return func() error {
 		cancel()
-		err := <-done
-		return errors.Join(err, sub.Unsubscribe())
+		return <-done
 	}, nil
 }
 
@@ -258,17 +241,14 @@ func (s *replaySide) send(ctx context.Context, index int, x *record) error {
 	}
 	m := s.message(index, x, body)
 	s.mu.Lock()
-	s.open[index] = &underway{x, time.Now(), first}
+	s.open[index] = &underway{x, first}
 	s.next = append(s.next, index)
 	s.mu.Unlock()
 	if !schemas.ValidName(x.Tenant) || len(body) > streams.MaxRequest(int(s.nc.MaxPayload())) {
 		s.decide(index, result{Index: index, Outcome: evaluate.Outcome{Error: string(refusal(x))}})
 		return nil
 	}
-	if _, err := s.js.PublishMsgAsync(m, jetstream.WithStallWait(30*time.Second)); err != nil {
-		return fmt.Errorf("publishing a request to the private server: %w", err)
-	}
-	return nil
+	return s.local.Send(ctx, m)
 }
 
 // refusal is how a deployment answers what cannot be published here.
@@ -464,16 +444,6 @@ func (s *replaySide) decide(index int, r result) {
 	}
 }
 
-// fail ends the run with an error.
-func (s *replaySide) fail(err error) {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if s.failure == nil {
-		s.failure = err
-	}
-	s.cancel()
-}
-
 func (s *replaySide) failed() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -506,7 +476,7 @@ func (s *replaySide) drain(ctx context.Context) error {
 
 // clear removes from the private server what answered requests left there.
 func (s *replaySide) clear(ctx context.Context) error {
-	if err := errors.Join(s.drain(ctx), s.flush()); err != nil {
+	if err := errors.Join(s.drain(ctx), s.flush()); err != nil || s.calls.dry {
 		return err
 	}
 	names := streams.Names{Prefix: s.cfg.NATS.Prefix}
@@ -520,36 +490,6 @@ func (s *replaySide) clear(ctx context.Context) error {
 		}
 	}
 	return nil
-}
-
-// sweep looks for responses that are stored and did not come by, as those to
-// requests that were answered just before an interruption.
-func (s *replaySide) sweep(ctx context.Context) {
-	ticker := time.NewTicker(sweepReplay)
-	defer ticker.Stop()
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case <-ticker.C:
-		}
-		keys := map[string]int{}
-		s.mu.Lock()
-		for index, u := range s.open {
-			if time.Since(u.since) > sweepReplay {
-				keys[u.x.Tenant+"."+replayID(index)] = index
-			}
-		}
-		s.mu.Unlock()
-		list := make([]string, 0, len(keys))
-		for key := range keys {
-			list = append(list, key)
-		}
-		found, _ := s.deps.ledger.responses.Find(ctx, list) // what cannot be read now is looked for again
-		for key, body := range found {
-			s.answered(keys[key], body)
-		}
-	}
 }
 
 // openResults opens a results file behind its last whole line, and says how
