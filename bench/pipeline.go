@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"flag"
@@ -29,6 +30,7 @@ type pipelineBench struct {
 	program  string
 	only     string
 	cpu      bool
+	waiting  int // requests of a tenant that no stage has taken, at most; 0 is a million
 }
 
 // scenario is one way to run the processor.
@@ -225,7 +227,7 @@ func (b *pipelineBench) start(ctx context.Context, sc scenario, latency time.Dur
 }
 
 func (b *pipelineBench) config(sc scenario, s *setting) string {
-	text := fmt.Sprintf("nats: {url: %q}\nhttp: {addr: \"127.0.0.1:0\"}\nstreams: {archive: {enabled: %v}, requests: {max_waiting: 1000000}}\npipeline: {groups: %s}\n", s.nats.URL, sc.archive, sc.groups)
+	text := fmt.Sprintf("nats: {url: %q}\nhttp: {addr: \"127.0.0.1:0\"}\nstreams: {archive: {enabled: %v}, requests: {max_waiting: %d}}\npipeline: {groups: %s}\n", s.nats.URL, sc.archive, cmp.Or(b.waiting, 1_000_000), sc.groups)
 	if sc.http {
 		text += fmt.Sprintf("providers: [{name: fake, kind: openai, base_url: %q, api_key: none}]\n", s.upstream.URL+"/v1")
 	}
