@@ -124,6 +124,7 @@ func provisionCache(ctx context.Context, js jetstream.JetStream, l Layout) error
 		}
 	} else if err == nil {
 		have := stream.CachedInfo().Config
+		cfg.Metadata = have.Metadata // holds what was chosen (cache_choice.go)
 		if cfg.Replicas = max(cfg.Replicas, have.Replicas); have.MaxBytes != cfg.MaxBytes || have.Replicas != cfg.Replicas {
 			_, err = js.UpdateStream(ctx, cfg)
 		}

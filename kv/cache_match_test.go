@@ -73,6 +73,12 @@ func TestReplicasFollowWhatIsChosen(t *testing.T) {
 	require.NoError(t, Provision(t.Context(), js, layout()), "a process that starts leaves the choice")
 	starting := newCache(t, nc, 1<<20)
 	eventually(t, "one that starts follows", func() bool { return starting.Choice() == choice })
+	larger := layout()
+	larger.CacheBytes *= 2
+	require.NoError(t, Provision(t.Context(), js, larger), "nor does one with another max_size touch it")
+	stream, err := js.Stream(t.Context(), "KV_llm_cache")
+	require.NoError(t, err)
+	require.Equal(t, larger.CacheBytes, stream.CachedInfo().Config.MaxBytes)
 	have, chosen, err := store.Choice(t.Context())
 	require.NoError(t, err)
 	require.True(t, chosen)
