@@ -1,6 +1,9 @@
 package compress
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // source is a text of which a part may be compressed by extraction.
 type source struct {
@@ -47,7 +50,8 @@ func extract(sources []source, queryText string, config Config, keep []string, c
 		w = worthOfFacts(o, rankWithoutQuery(o, facts), facts)
 	}
 	g.always = marked(o, keep)
-	return x, x.fit(o, w, g, int(config.TargetRatio*float64(x.original)), sources, count)
+	ok = x.fit(o, w, g, int(config.TargetRatio*float64(x.original)), sources, count)
+	return x, ok
 }
 
 // goalOf gives the floor that holds; bounded is false when neither ratio nor
@@ -60,11 +64,14 @@ func goalOf(config Config) (g goal, bounded bool) {
 }
 
 // fit chooses until the tokens of what is emitted are within the budget. It
-// reports false when that saves nothing.
+// reports false when that saves nothing, or would leave nothing but notices.
 func (x *extraction) fit(o *outline, w worth, g goal, budget int, sources []source, count Counter) bool {
 	g.budget = budget - len(sources)*count(notice)
 	for range maxTries {
 		p := choose(o, w, g)
+		if !slices.Contains(p.keep, true) {
+			return false
+		}
 		x.preservation = p.preservation
 		x.emit(o, p.keep, sources, count)
 		if x.sent <= budget || p.kept > g.budget { // or the floor decides

@@ -51,6 +51,24 @@ func TestRatioIsAnUpperBound(t *testing.T) {
 	}
 }
 
+func TestATextIsNeverANoticeAlone(t *testing.T) {
+	c := newCompressor(t)
+	short := "The cat sat on the mat. Dogs bark at night. Petrol is dear in winter, and cheap in summer when nobody drives."
+	for _, text := range []string{short, strings.Repeat("endless", 1000)} {
+		for _, query := range []string{"When is petrol cheap?", "Where is Lima?"} {
+			r := c.Text(text, query, at(0.25))
+			require.Equal(t, text, r.Text, "nothing fits into the budget")
+			require.False(t, r.Changed)
+			require.Equal(t, r.Original, r.Sent)
+		}
+	}
+	two := bodyOf(t,
+		map[string]string{"role": "tool", "content": strings.Repeat("endless", 1000)},
+		map[string]string{"role": "tool", "content": strings.Repeat("without", 1000)},
+		map[string]string{"role": "user", "content": "Where is Lima?"})
+	require.Equal(t, two, c.Body(two, at(0.25)).Body)
+}
+
 func TestThresholdWinsUnlessMeaningMayGo(t *testing.T) {
 	c := newCompressor(t)
 	text, query := library(40), "Which drawer holds the thing?"
