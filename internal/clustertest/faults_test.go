@@ -86,8 +86,12 @@ func TestTwoServersAreKilledAndReturn(t *testing.T) {
 		p.awaitAtLeast(200 * (i + 1))
 		p.killNode(i)
 		p.killNode(i + 1)
+		before := p.messages("LLM_RESPONSES")
 		lasts(10 * time.Second) // longer than an election
 		p.startNodes()
+		back := time.Now()
+		p.awaitAtLeast(max(int(before), 200*(i+1)) + 100)
+		t.Logf("100 answers %v after the servers are back", time.Since(back).Round(time.Second))
 	}
 	p.awaitAtLeast(500)
 	l.end()
