@@ -52,9 +52,9 @@ func TestNearDuplicatesHitWhereTheyAreAskedFor(t *testing.T) {
 	p.publish("first", chat("What are the highest mountains of Europe?"))
 	require.Equal(t, "miss", p.await("first").About.Cache)
 	for i, c := range []struct{ body, cache string }{
-		{chat("what are highest mountain of europe, please"), "normalized"},
+		{chat("what are highest mountains of europe, please"), "normalized"},
 		{chat("What are the highest mountains of Europe?"), "hit"},
-		{with("what are highest mountain of europe", `{"cache":{"match":"exact"}}`), "miss"},
+		{with("what are highest mountains of europe", `{"cache":{"match":"exact"}}`), "miss"},
 		{chat("What are the lowest mountains of Europe?"), "miss"},
 		{chat("What is 7 + 5?"), "miss"},
 		{chat("what is 7 + 5"), "miss"},
@@ -91,7 +91,7 @@ func TestAPurgedAnswerIsNoNearDuplicate(t *testing.T) {
 		return p.await(id).About.Cache
 	}
 	require.Equal(t, "miss", ask("a", "What are the highest mountains of Europe?"))
-	require.Equal(t, "normalized", ask("b", "what are highest mountain of europe"))
+	require.Equal(t, "normalized", ask("b", "what are highest mountains of europe"))
 	store, err := kv.OpenCacheStore(t.Context(), p.js, bucketLayout(p.cfg))
 	require.NoError(t, err)
 	require.NoError(t, store.Each(t.Context(), "acme", func(e kv.StoredEntry) error {
@@ -103,7 +103,7 @@ func TestAPurgedAnswerIsNoNearDuplicate(t *testing.T) {
 	n := 0
 	require.Eventually(t, func() bool {
 		n++
-		return ask(fmt.Sprintf("c%d", n), "what are the highest mountain of europe") == "miss"
+		return ask(fmt.Sprintf("c%d", n), "what are the highest mountains of europe") == "miss"
 	}, time.Minute, time.Millisecond)
 }
 
@@ -195,7 +195,7 @@ func TestAWrongNearDuplicateDies(t *testing.T) {
 		return p.await(id).About.Cache
 	}
 	require.Equal(t, "miss", ask("paid", "What are the highest mountains of Europe?"))
-	require.Equal(t, "normalized", ask("near", "what are highest mountain of europe"))
+	require.Equal(t, "normalized", ask("near", "what are highest mountains of europe"))
 	p.feedback("acme", `{"id":"near","label":"bad"}`)
 	require.Equal(t, map[string]float64{"bad": 1}, p.handled(p.registry))
 	require.Equal(t, "miss", ask("again", "What are the highest mountains of Europe?"), "the answer that the near duplicate got is gone")

@@ -19,7 +19,7 @@ func lookUp(t *testing.T, cfg Config, s *store, r *stages.Request) stages.Verdic
 
 const (
 	question = `{"messages":[{"role":"user","content":"What are the highest mountains of Europe?"}]}`
-	likeIt   = `{"messages":[{"role":"user","content":"what are highest mountain of europe, please"}]}`
+	likeIt   = `{"messages":[{"role":"user","content":"what are highest mountains of europe, please"}]}`
 )
 
 func TestNormalizedMatchesWhereItIsAskedFor(t *testing.T) {
