@@ -214,16 +214,16 @@ func (f *fairness) measure(ctx context.Context, class schemas.Class, quiet strin
 
 // used gives the processor time that each process has used for a request of the flood.
 func (f *fairness) used(s *setting) string {
-	text := ""
+	var text strings.Builder
 	for _, p := range []struct {
 		name string
 		*proc.Process
 	}{{"server", s.nats}, {"processor", s.processor}, {"upstream", s.upstream}} {
 		if used, err := p.CPUTime(); err == nil {
-			text += fmt.Sprintf(" %s %d µs;", p.name, used.Microseconds()/int64(f.requests))
+			fmt.Fprintf(&text, " %s %d µs;", p.name, used.Microseconds()/int64(f.requests))
 		}
 	}
-	return text
+	return text.String()
 }
 
 // send publishes a probe.

@@ -32,10 +32,9 @@ func (h *Headless) Remove(ctx context.Context, js jetstream.JetStream) (headless
 	now := time.Now()
 	gap := now.Sub(h.looked)
 	h.looked = now
-	stream, err := js.Stream(ctx, h.stream)
-	if err != nil || !lost(stream.CachedInfo()) {
+	if !headlessNow(ctx, js, h.stream) {
 		h.since = time.Time{}
-		return false, nil // the caller finds out what else there is
+		return false, nil
 	}
 	if h.since.IsZero() || gap > headlessFor/2 {
 		h.since = now
@@ -50,6 +49,12 @@ func (h *Headless) Remove(ctx context.Context, js jetstream.JetStream) (headless
 	return false, nil
 }
 
-func lost(info *jetstream.StreamInfo) bool {
+// headlessNow reports that a stream is there, in memory, without a leader.
+func headlessNow(ctx context.Context, js jetstream.JetStream, name string) bool {
+	stream, err := js.Stream(ctx, name)
+	if err != nil {
+		return false
+	}
+	info := stream.CachedInfo()
 	return info.Config.Storage == jetstream.MemoryStorage && info.Cluster != nil && info.Cluster.Leader == ""
 }

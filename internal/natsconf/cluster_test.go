@@ -119,7 +119,7 @@ func TestServersOfAClusterTrustOnlyTheirAuthority(t *testing.T) {
 			require.NoError(t, err)
 			require.Zero(t, stranger.NumRoutes())
 			for _, s := range nodes {
-				require.Equal(t, 2, len(peers(s)), "the stranger is no part of it")
+				require.Len(t, peers(s), 2, "the stranger is no part of it")
 			}
 		})
 	}
