@@ -92,7 +92,7 @@ func errorOf(t *testing.T, body []byte) (code string, retryAfter int, details ma
 	return answer.Error.Code, answer.About.RetryAfter, answer.About.Details
 }
 
-// Two replicas share a rate: no more begin in any second, though the flood is
+// Two replicas share a rate: none begins before its time, though the flood is
 // there at once; a tenant without a rate passes it, and nobody has failed.
 func TestARateHoldsOverReplicasAndHoldsUpNobodyElse(t *testing.T) {
 	const rate, flood, others = 40, 80, 200
@@ -108,12 +108,12 @@ func TestARateHoldsOverReplicasAndHoldsUpNobodyElse(t *testing.T) {
 		tenants := NewTenants(nc, layout, []TenantConfig{{Name: "slow", Rate: rate}}, slots.Reserve)
 		limitedRunner(t, nc, layout, tenants, steps(seen.stage(), pass, pass, pass, answer))
 	}
+	published := time.Now()
 	publishMany(t, js, "slow", flood)
 	publishMany(t, js, "free", others)
 	for i := range others {
 		response(t, js, fmt.Sprintf("llm.responses.free.r-%d", i))
 	}
-	require.Less(t, len(seen.of("slow")), flood*3/4, "the flood was not held back")
 	for i := range flood {
 		m := response(t, js, fmt.Sprintf("llm.responses.slow.r-%d", i))
 		code, _, _ := errorOf(t, m.Data)
@@ -121,16 +121,16 @@ func TestARateHoldsOverReplicasAndHoldsUpNobodyElse(t *testing.T) {
 	}
 	times := seen.of("slow")
 	require.Len(t, times, flood)
-	for i, from := range times {
-		n := 0
-		for _, at := range times[i:] {
-			if at.Sub(from) < time.Second {
-				n++
-			}
-		}
-		require.LessOrEqual(t, n, rate+rate/4, "begun within a second") // what came late by scheduling comes beside what is in time
+	for i, at := range times { // late is no fault of the rate: a machine may be slow
+		require.GreaterOrEqual(t, at.Sub(published), time.Duration(i)*time.Second/rate, "the %dth began before its time", i)
 	}
-	require.GreaterOrEqual(t, times[flood-1].Sub(times[0]), (flood-rate/4)*time.Second/rate)
+	passed := 0
+	for _, at := range seen.of("free") { // published behind the flood
+		if at.Before(times[flood-1]) {
+			passed++
+		}
+	}
+	require.Greater(t, passed, others/2, "the flood held back another tenant")
 	for _, stream := range []string{"LLM_REQUESTS", "LLM_LATER", "LLM_DEAD"} {
 		requireDrained(t, js, stream)
 	}
