@@ -39,11 +39,12 @@ type wanted struct {
 	pattern string
 }
 
-// short is a scenario in a short form, which shows that it runs and gives
-// figures to compare.
+// short is a scenario in a short form, which gives figures to compare, and in
+// the shortest, which shows that it runs and gives figures at all.
 type short struct {
 	scenario string
 	args     []string
+	quick    []string
 	data     bool   // needs the data sets
 	without  string // why it is left out
 	figures  []wanted
@@ -51,52 +52,52 @@ type short struct {
 
 // shorts are all scenarios. A test holds that none is missing.
 var shorts = []short{
-	{"pipeline", []string{"-requests", "3000", "-turns", "1", "-idle", "100", "-waiting", "0"}, false, "", []wanted{
+	{"pipeline", []string{"-requests", "3000", "-turns", "1", "-idle", "100", "-waiting", "0"}, []string{"-requests", "500", "-turns", "1", "-idle", "20", "-waiting", "0"}, false, "", []wanted{
 		{"five groups, simulated provider", ratio, false, `\| five groups, simulated provider \| \d+ \| ([\d.]+)`},
 		{"five groups, HTTP upstream", ratio, false, `\| five groups, HTTP upstream \| \d+ \| ([\d.]+)`},
 		{"one group, HTTP upstream", ratio, false, `\| one group, HTTP upstream \| \d+ \| ([\d.]+)`},
 		{"idle latency, p50", span, true, `Idle latency.* p50 ([\d.]+ ms)`},
 	}},
-	{"budgets", []string{"-requests", "3000", "-turns", "1"}, false, "", []wanted{
+	{"budgets", []string{"-requests", "3000", "-turns", "1"}, []string{"-requests", "500", "-turns", "1"}, false, "", []wanted{
 		{"three budgets, of the rate without", ratio, false, `Median ratio ([\d.]+)`},
 	}},
-	{"cached", []string{"-requests", "3000", "-turns", "1"}, false, "", []wanted{
+	{"cached", []string{"-requests", "3000", "-turns", "1"}, []string{"-requests", "500", "-turns", "1"}, false, "", []wanted{
 		{"five groups, all new", rate, false, `\| five groups, HTTP upstream \| (\d+)`},
 		{"five groups, all cached", rate, false, `\| five groups, HTTP upstream \| \d+ \| (\d+)`},
 		{"one group, all cached", rate, false, `\| one group, HTTP upstream \| \d+ \| (\d+)`},
 	}},
-	{"fairness", []string{"-flood", "2000", "-probes", "20"}, false, "", []wanted{
+	{"fairness", []string{"-flood", "2000", "-probes", "20"}, []string{"-flood", "600", "-probes", "5", "-every", "20ms", "-only", "interactive"}, false, "", []wanted{
 		// Most of it is the upstream's 200 ms, whatever the machine's speed.
 		{"quiet tenant in the loud one's shard, p50, ms", ratio, true, `(?s)in the loud one's shard \|.*?\| (\d+) ms, \d+ ms \(\d+ requests\) \|\n`},
 	}},
-	{"stream", []string{"-answers", "16", "-chunks", "10"}, false, "", []wanted{
+	{"stream", []string{"-answers", "16", "-chunks", "10"}, []string{"-answers", "4", "-chunks", "5"}, false, "", []wanted{
 		{"added to a chunk, p50", span, true, `added at the median: (\S+)`},
 	}},
-	{"batch", []string{"-requests", "500"}, false, "", []wanted{
+	{"batch", []string{"-requests", "500"}, []string{"-requests", "100"}, false, "", []wanted{
 		{"embeddings that share calls, of a call each", ratio, false, `x([\d.]+) \|`},
 	}},
-	{"generate", []string{"-only", "permitted", "-seconds", "1"}, false, "", []wanted{
+	{"generate", []string{"-only", "permitted", "-seconds", "1"}, []string{"-only", "permitted", "-seconds", "0.3"}, false, "", []wanted{
 		{"8 calls in flight, of what is permitted", ratio, false, `\| 8 \| \d+ \| [\d.]+ \| ([\d.]+)`},
 	}},
-	{"replay", []string{"-requests", "1000", "-turns", "1"}, false, "", []wanted{
+	{"replay", []string{"-requests", "1000", "-turns", "1"}, []string{"-requests", "300", "-turns", "1"}, false, "", []wanted{
 		{"at max with a full cassette, of the live rate", ratio, false, `replay of the live rate \| ([\d.]+)`},
 		{"live beside a replay, of the rate alone", ratio, false, `of the rate alone \| ([\d.]+)`},
 	}},
-	{"scale", []string{"-replicas", "2", "-seconds", "6", "-backlog", "1000,4000", "-kept", "5000", "-joins", "1"}, false, "", []wanted{
+	{"scale", []string{"-replicas", "2", "-seconds", "6", "-backlog", "4000", "-kept", "5000", "-joins", "1", "-kills", "0"}, []string{"-replicas", "1,2", "-seconds", "3", "-backlog", "1000", "-kept", "1000", "-joins", "1", "-kills", "0"}, false, "", []wanted{
 		{"two replicas, of linear", ratio, false, `\n\| 2 \| \d+ \| \d+ \| ([\d.]+)`},
-		{"a backlog of 4000", rate, false, `\n\| 4000 \| (\d+)`},
+		{"a backlog", rate, false, `\n\| [14]000 \| (\d+)`},
 		{"start to first answer", span, true, `first answer after (\d+ ms)`},
 	}},
-	{"sync", []string{"-time", "200ms"}, false, "", nil},
-	{"tune", []string{"-requests", "500", "-seeds", "3"}, false, "", nil},
-	{"tokens", nil, true, "", []wanted{
+	{"sync", []string{"-time", "200ms"}, []string{"-time", "50ms"}, false, "", nil},
+	{"tune", []string{"-requests", "500", "-seeds", "3"}, []string{"-requests", "200", "-seeds", "1"}, false, "", nil},
+	{"tokens", nil, nil, true, "", []wanted{
 		{"English, o200k_base, of the reference", ratio, false, `\| English \| o200k_base \| [\d.]+ \| [\d.]+ \| [\d.]+ \| ([\d.]+)`},
 	}},
-	{"compress", nil, true, "", nil},
-	{"cache", []string{"-half", "first"}, true, "", nil},
-	{"score", nil, true, "", nil},
-	{"select", nil, true, "", nil},
-	{"normalized", nil, false, "it needs the file of pairs (-pairs)", nil},
+	{"compress", nil, nil, true, "", nil},
+	{"cache", []string{"-half", "first"}, []string{"-half", "first"}, true, "", nil},
+	{"score", nil, nil, true, "", nil},
+	{"select", nil, nil, true, "", nil},
+	{"normalized", nil, nil, false, "it needs the file of pairs (-pairs)", nil},
 }
 
 // figure is one that was measured.
@@ -104,8 +105,26 @@ type figure struct {
 	Name  string  `json:"name"` // scenario: what
 	Kind  kind    `json:"kind"`
 	Less  bool    `json:"less_is_better,omitempty"`
-	Value float64 `json:"value"` // of the bare loop, but for ratios
-	Raw   float64 `json:"raw"`   // requests a second, or seconds
+	Value float64 `json:"value"` // of the bare loop, but for ratios: the median of the turns
+	Raw   float64 `json:"raw"`   // requests a second, or seconds: the median of the turns
+
+	// Turns are the values of all turns.
+	Turns []float64 `json:"turns,omitempty"`
+	raws  []float64
+}
+
+// worst and best are the ends of what the turns found.
+func (f *figure) worst() float64 { return f.end(f.Less) }
+func (f *figure) best() float64  { return f.end(!f.Less) }
+
+func (f *figure) end(high bool) float64 {
+	switch {
+	case len(f.Turns) == 0: // a file from before there were turns
+		return f.Value
+	case high:
+		return slices.Max(f.Turns)
+	}
+	return slices.Min(f.Turns)
 }
 
 // results are the figures of a run of all, as -json writes them.
@@ -122,29 +141,41 @@ type results struct {
 type everything struct {
 	pipelineBench
 	data    string
+	quick   bool
+	turns   int
 	bares   []float64
 	results results
 }
 
-// bareRequests is how many requests a bare loop beside a scenario moves.
-const bareRequests = 4000
+// How many requests a bare loop beside a scenario moves.
+const (
+	bareRequests      = 4000
+	quickBareRequests = 1000
+)
 
 func runAll(ctx context.Context, out io.Writer, args []string) error {
 	flags := flag.NewFlagSet("all", flag.ContinueOnError)
-	e := everything{pipelineBench: pipelineBench{out: out}}
+	e := everything{pipelineBench: pipelineBench{out: out, requests: bareRequests}}
 	flags.StringVar(&e.only, "only", "", "run these scenarios, with commas between them")
 	flags.StringVar(&e.data, "data", os.Getenv("PROCESSOR_DATA"), "the directory of the data sets, else that of PROCESSOR_DATA; without it, scenarios that need one are left out")
+	flags.BoolVar(&e.quick, "quick", false, "each scenario once in its smallest form: shows that all run; its figures are no measure")
+	flags.IntVar(&e.turns, "turns", 3, "of the scenarios that give figures, which are medians then")
 	file := flags.String("json", "", "write the figures to this file, for compare")
-	if err := flags.Parse(args); err != nil {
+	if err := parse(flags, args); err != nil {
 		return err
+	}
+	if e.quick {
+		e.turns, e.requests = 1, quickBareRequests
 	}
 	var err error
 	if e.dir, err = os.MkdirTemp("", "bench-all-"); err != nil {
 		return err
 	}
 	defer os.RemoveAll(e.dir)
+	shared = e.dir
+	defer func() { shared, built = "", "" }()
 	e.results = results{At: time.Now().UTC(), Go: runtime.Version(), System: runtime.GOOS + "/" + runtime.GOARCH, CPUs: runtime.NumCPU()}
-	failures := e.each(ctx)
+	failures := e.all(ctx)
 	if len(e.bares) > 0 {
 		e.results.Bare = median(e.bares)
 	}
@@ -155,29 +186,47 @@ func runAll(ctx context.Context, out io.Writer, args []string) error {
 	return failures
 }
 
-// each runs the scenarios; one that fails does not keep the others from running.
-func (e *everything) each(ctx context.Context) (failures error) {
-	for _, s := range shorts {
-		if e.only != "" && !slices.Contains(strings.Split(e.only, ","), s.scenario) {
-			continue
+// all runs the scenarios, one after the other and then again; one that fails
+// does not keep the others from running. Those without figures run once.
+func (e *everything) all(ctx context.Context) (failures error) {
+	for turn := range max(e.turns, 1) {
+		for _, s := range shorts {
+			if e.only != "" && !slices.Contains(strings.Split(e.only, ","), s.scenario) || turn > 0 && len(s.figures) == 0 {
+				continue
+			}
+			if s.data && e.data == "" {
+				s.without = "it needs the data sets (-data or PROCESSOR_DATA)"
+			}
+			if s.without != "" {
+				fmt.Fprintf(e.out, "\n== %s: left out, %s\n", s.scenario, s.without)
+				continue
+			}
+			if e.quick && s.quick != nil {
+				s.args = s.quick
+			}
+			fmt.Fprintf(e.out, "\n== %s %s\n", s.scenario, strings.Join(s.args, " "))
+			begun := time.Now()
+			if err := e.one(ctx, s); err != nil {
+				fmt.Fprintf(e.out, "-- %s: FAILED: %v\n", s.scenario, err)
+				failures = errors.Join(failures, fmt.Errorf("%s: %w", s.scenario, err))
+				continue
+			}
+			fmt.Fprintf(e.out, "-- %s: %.0f s\n", s.scenario, time.Since(begun).Seconds())
 		}
-		if s.data && e.data == "" {
-			s.without = "it needs the data sets (-data or PROCESSOR_DATA)"
-		}
-		if s.without != "" {
-			fmt.Fprintf(e.out, "\n== %s: left out, %s\n", s.scenario, s.without)
-			continue
-		}
-		fmt.Fprintf(e.out, "\n== %s %s\n", s.scenario, strings.Join(s.args, " "))
-		begun := time.Now()
-		if err := e.one(ctx, s); err != nil {
-			fmt.Fprintf(e.out, "-- %s: FAILED: %v\n", s.scenario, err)
-			failures = errors.Join(failures, fmt.Errorf("%s: %w", s.scenario, err))
-			continue
-		}
-		fmt.Fprintf(e.out, "-- %s: %.0f s\n", s.scenario, time.Since(begun).Seconds())
 	}
 	return failures
+}
+
+// add takes a figure of a turn.
+func (r *results) add(f figure) {
+	at := slices.IndexFunc(r.Figures, func(of figure) bool { return of.Name == f.Name })
+	if at < 0 {
+		r.Figures = append(r.Figures, figure{Name: f.Name, Kind: f.Kind, Less: f.Less})
+		at = len(r.Figures) - 1
+	}
+	all := &r.Figures[at]
+	all.Turns, all.raws = append(all.Turns, f.Value), append(all.raws, f.Raw)
+	all.Value, all.Raw = median(all.Turns), median(all.raws)
 }
 
 // one runs a scenario between two bare loops, if it has figures that they are
@@ -213,7 +262,7 @@ func (e *everything) one(ctx context.Context, s short) error {
 			return err
 		}
 		f.Name = s.scenario + ": " + w.name
-		e.results.Figures = append(e.results.Figures, f)
+		e.results.add(f)
 	}
 	return nil
 }
@@ -224,7 +273,7 @@ func (e *everything) bareLoop(ctx context.Context) (float64, error) {
 		return 0, err
 	}
 	defer server.Kill()
-	perSecond, err := bare(ctx, server.URL, prompt(0), bareRequests)
+	perSecond, err := bare(ctx, server.URL, prompt(0), e.requests)
 	e.bares = append(e.bares, perSecond)
 	return perSecond, err
 }
@@ -244,6 +293,9 @@ func (w wanted) find(text string, beside float64) (figure, error) {
 	if err != nil {
 		return figure{}, fmt.Errorf("reading %q: %w", w.name, err)
 	}
+	if !(raw > 0) { // written so that NaN is none either
+		return figure{}, fmt.Errorf("%q is %v: that is no figure", w.name, raw)
+	}
 	f := figure{Kind: w.kind, Less: w.less, Value: raw, Raw: raw}
 	switch w.kind {
 	case rate:
@@ -258,16 +310,16 @@ func (e *everything) print() {
 	if len(e.results.Figures) == 0 {
 		return
 	}
-	fmt.Fprintf(e.out, "\n| figure | measured | by the bare loop beside it | better is |\n| --- | --- | --- | --- |\n")
+	fmt.Fprintf(e.out, "\n| figure | measured | by the bare loop beside it | each turn | better is |\n| --- | --- | --- | --- | --- |\n")
 	if e.results.Bare > 0 {
-		fmt.Fprintf(e.out, "| bare JetStream loop, 5 hops | %.0f/s | 1 | |\n", e.results.Bare)
+		fmt.Fprintf(e.out, "| bare JetStream loop, 5 hops | %.0f/s | 1 | | |\n", e.results.Bare)
 	}
 	for _, f := range e.results.Figures {
 		better := "more"
 		if f.Less {
 			better = "less"
 		}
-		fmt.Fprintf(e.out, "| %s | %s | %.3g | %s |\n", f.Name, f.measured(), f.Value, better)
+		fmt.Fprintf(e.out, "| %s | %s | %.3g | %.3g | %s |\n", f.Name, f.measured(), f.Value, f.Turns, better)
 	}
 }
 

@@ -8,6 +8,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"testing"
@@ -29,8 +30,10 @@ func TestAllRunsEveryScenario(t *testing.T) {
 	for _, s := range shorts {
 		names = append(names, s.scenario)
 		require.Contains(t, scenarios, s.scenario)
-		err := scenarios[s.scenario](t.Context(), io.Discard, append(append([]string{}, s.args...), "-h"))
-		require.ErrorIs(t, err, flag.ErrHelp, "%s %v", s.scenario, s.args)
+		for _, args := range [][]string{s.args, s.quick} {
+			err := scenarios[s.scenario](t.Context(), io.Discard, append(append([]string{}, args...), "-h"))
+			require.ErrorIs(t, err, flag.ErrHelp, "%s %v", s.scenario, args)
+		}
 	}
 	for name := range scenarios {
 		require.Contains(t, names, name)
@@ -66,13 +69,13 @@ func TestASmallRunIsWrittenAndCompared(t *testing.T) {
 	}
 	scenarios["broken"] = func(context.Context, io.Writer, []string) error { return errors.New("it does not work") }
 	before := shorts
-	shorts = []short{{"broken", nil, false, "", nil}, {name, nil, false, "", []wanted{
+	shorts = []short{{"broken", nil, nil, false, "", nil}, {name, nil, nil, false, "", []wanted{
 		{"rate", rate, false, `(\d+)/s`}, {"time", span, true, `, (\S+),`}, {"share", ratio, false, `x([\d.]+)`},
-	}}, {"tokens", nil, true, "", nil}}
+	}}, {"tokens", nil, nil, true, "", nil}}
 	defer func() { shorts = before; delete(scenarios, name); delete(scenarios, "broken") }()
 	var out bytes.Buffer
 	file := filepath.Join(t.TempDir(), "new.json")
-	err := runAll(t.Context(), &out, []string{"-json", file, "-data", ""})
+	err := runAll(t.Context(), &out, []string{"-json", file, "-data", "", "-quick"})
 	require.ErrorContains(t, err, "broken: it does not work")
 	require.Contains(t, out.String(), "tokens: left out")
 	require.Contains(t, out.String(), "10000/s")
@@ -84,18 +87,42 @@ func TestASmallRunIsWrittenAndCompared(t *testing.T) {
 	require.InDelta(t, 0.5, r.Figures[2].Value, 1e-9)
 
 	require.NoError(t, runCompare(t.Context(), &out, []string{file, file}))
-	r.Figures[0].Value /= 2
-	r.Figures[1].Value *= 2
-	r.Figures[2].Value *= 0.8
 	slow := filepath.Join(filepath.Dir(file), "slow.json")
+	by := func(times float64, f *figure) {
+		f.Value *= times
+		for i := range f.Turns {
+			f.Turns[i] *= times
+		}
+	}
+	by(0.01, &r.Figures[0])
+	by(100, &r.Figures[1])
+	by(0.85, &r.Figures[2])
 	require.NoError(t, r.write(slow))
 	out.Reset()
-	require.ErrorContains(t, runCompare(t.Context(), &out, []string{file, slow}), "2 of 3 figures became slower by more than 30%")
-	require.Contains(t, out.String(), "x0.50 | SLOWER")
+	err = runCompare(t.Context(), &out, []string{file, slow})
+	require.ErrorContains(t, err, "2 of 3 figures became slower by more than 20%")
+	require.ErrorContains(t, err, name+": rate: x0.01 (")
+	require.Contains(t, out.String(), ") | SLOWER |")
 	require.ErrorContains(t, runCompare(t.Context(), &out, []string{"-tolerance", "0.1", file, slow}), "3 of 3")
 	out.Reset()
 	require.NoError(t, runCompare(t.Context(), &out, []string{slow, file}))
-	require.Contains(t, out.String(), "x2.00 | faster")
+	require.Contains(t, out.String(), ") | faster |")
+	require.Contains(t, out.String(), "Nothing became slower by more than 20%.")
+}
+
+// What is slower at the median is told as slower only if all turns are.
+func TestNoiseIsNotSlower(t *testing.T) {
+	before := figure{Value: 10, Turns: []float64{6, 10, 11}}
+	slower := changeOf(before, figure{Value: 5, Turns: []float64{4, 5, 5.9}})
+	require.Equal(t, isSlower, slower.verdict(0.2))
+	require.Equal(t, "x0.50 (0.36 to 0.98)", slower.String())
+	require.Equal(t, "slower, but not in every turn", changeOf(before, figure{Value: 5, Turns: []float64{4, 5, 7}}).verdict(0.2))
+	require.Empty(t, changeOf(before, figure{Value: 9, Turns: []float64{8, 9, 9}}).verdict(0.2))
+	require.Equal(t, "faster", changeOf(before, figure{Value: 20, Turns: []float64{19, 20, 21}}).verdict(0.2))
+	less := func(f figure) figure { f.Less = true; return f }
+	require.Equal(t, isSlower, changeOf(less(before), less(figure{Value: 20, Turns: []float64{19, 20, 21}})).verdict(0.2))
+	require.Equal(t, isSlower, changeOf(figure{Value: 10}, figure{Value: 7}).verdict(0.2), "results of one turn")
+	require.Equal(t, isSlower, changeOf(figure{Value: 10}, figure{Value: math.NaN()}).verdict(0.2))
 }
 
 func TestComparingWhatIsNoResult(t *testing.T) {
@@ -103,7 +130,7 @@ func TestComparingWhatIsNoResult(t *testing.T) {
 	for name, text := range map[string]string{"empty.json": "{}", "text.json": "no JSON"} {
 		file := filepath.Join(dir, name)
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
-		require.Error(t, runCompare(t.Context(), io.Discard, []string{file, file}))
+		require.ErrorAs(t, runCompare(t.Context(), io.Discard, []string{file, file}), new(misuse))
 	}
 	require.Error(t, runCompare(t.Context(), io.Discard, nil))
 	require.Error(t, runCompare(t.Context(), io.Discard, []string{"-tolerance", "2", "a", "b"}))

@@ -10,40 +10,44 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 )
 
 // runCompare says what became slower from one run of all to another.
 func runCompare(_ context.Context, out io.Writer, args []string) error {
 	flags := flag.NewFlagSet("compare", flag.ContinueOnError)
 	flags.Usage = func() {
-		fmt.Fprintln(flags.Output(), "Usage of compare: [-tolerance 0.3] [OLD.json] NEW.json\nWithout OLD, the newest of bench/results/*.json is compared with.")
+		fmt.Fprintln(flags.Output(), "Usage of compare: [-tolerance 0.2] [OLD.json] NEW.json\nWithout OLD, the newest of bench/results/*.json is compared with.\nStatus: 0 nothing became slower, 1 something did, 2 wrong use, or a file that cannot be read.")
 		flags.PrintDefaults()
 	}
-	tolerance := flags.Float64("tolerance", 0.3, "a figure may be worse by this share")
-	if err := flags.Parse(args); err != nil {
+	tolerance := flags.Float64("tolerance", 0.2, "a figure may be worse by this share; by more it is slower only if all turns of the one run are worse than all of the other")
+	if err := parse(flags, args); err != nil {
 		return err
 	}
 	if *tolerance < 0 || *tolerance >= 1 {
-		return fmt.Errorf("-tolerance: %v is not within 0 and 1", *tolerance)
+		return misuse{fmt.Errorf("-tolerance: %v is not within 0 and 1", *tolerance)}
 	}
 	files := flags.Args()
 	if len(files) == 1 {
 		newest, err := newestResults("bench/results")
 		if err != nil {
-			return err
+			return misuse{err}
 		}
 		files = []string{newest, files[0]}
 	}
 	if len(files) != 2 {
-		return errors.New("name the results to compare: go run ./bench compare OLD.json NEW.json")
+		return misuse{errors.New("name the results to compare: go run ./bench compare OLD.json NEW.json")}
 	}
 	before, err := readResults(files[0])
 	if err != nil {
-		return err
+		return misuse{err}
 	}
 	after, err := readResults(files[1])
 	if err != nil {
-		return err
+		return misuse{err}
+	}
+	if before.CPUs != after.CPUs || before.System != after.System {
+		fmt.Fprintf(out, "The runs are of different machines: the bare loop makes up for that only in part.\n\n")
 	}
 	fmt.Fprintf(out, "%s (%s, %d CPUs) and %s (%s, %d CPUs), tolerance %.0f%%\n\n", files[0], before.Go, before.CPUs, files[1], after.Go, after.CPUs, 100**tolerance)
 	return compare(out, before, after, *tolerance)
@@ -75,12 +79,12 @@ func readResults(file string) (r results, err error) {
 	return r, nil
 }
 
-// compare prints each figure of both runs. The error counts those that became
-// worse by more than the tolerance. A figure that is missing is none: scenarios
-// may have been left out.
+// compare prints each figure of both runs, and in a sentence what became slower:
+// by more than the tolerance at the median, and in every turn. A figure that is
+// missing is no failure: scenarios may have been left out.
 func compare(out io.Writer, before, after results, tolerance float64) error {
-	slower := 0
-	fmt.Fprintf(out, "| figure | before | after | speed | |\n| --- | --- | --- | --- | --- |\n")
+	var slower []string
+	fmt.Fprintf(out, "| figure | before | after | speed (least to most by the turns) | |\n| --- | --- | --- | --- | --- |\n")
 	for _, b := range before.Figures {
 		at := slices.IndexFunc(after.Figures, func(f figure) bool { return f.Name == b.Name })
 		if at < 0 {
@@ -88,27 +92,49 @@ func compare(out io.Writer, before, after results, tolerance float64) error {
 			continue
 		}
 		a := after.Figures[at]
-		speed := a.Value / b.Value
-		if b.Less {
-			speed = b.Value / a.Value
+		c := changeOf(b, a)
+		verdict := c.verdict(tolerance)
+		if verdict == isSlower {
+			slower = append(slower, fmt.Sprintf("%s: %v of the speed before", b.Name, c))
 		}
-		verdict := ""
-		switch {
-		case !(speed >= 1-tolerance): // written so that NaN is slower
-			verdict = "SLOWER"
-			slower++
-		case speed > 1/(1-tolerance):
-			verdict = "faster"
-		}
-		fmt.Fprintf(out, "| %s | %.3g | %.3g | x%.2f | %s |\n", b.Name, b.Value, a.Value, speed, verdict)
+		fmt.Fprintf(out, "| %s | %.3g | %.3g | %v | %s |\n", b.Name, b.Value, a.Value, c, verdict)
 	}
 	for _, a := range after.Figures {
 		if !slices.ContainsFunc(before.Figures, func(f figure) bool { return f.Name == a.Name }) {
 			fmt.Fprintf(out, "| %s | | %.3g | | new |\n", a.Name, a.Value)
 		}
 	}
-	if slower > 0 {
-		return fmt.Errorf("%d of %d figures became slower by more than %.0f%%", slower, len(before.Figures), 100*tolerance)
+	if len(slower) > 0 {
+		return fmt.Errorf("%d of %d figures became slower by more than %.0f%%:\n  %s", len(slower), len(before.Figures), 100*tolerance, strings.Join(slower, "\n  "))
 	}
+	fmt.Fprintf(out, "\nNothing became slower by more than %.0f%%.\n", 100*tolerance)
 	return nil
+}
+
+// change is how fast something is to how fast it was: by the medians of the
+// turns, and by the turns that differ most.
+type change struct{ speed, least, most float64 }
+
+func changeOf(b, a figure) change {
+	c := change{a.Value / b.Value, a.worst() / b.best(), a.best() / b.worst()}
+	if b.Less {
+		c = change{b.Value / a.Value, b.best() / a.worst(), b.worst() / a.best()}
+	}
+	return c
+}
+
+func (c change) String() string { return fmt.Sprintf("x%.2f (%.2f to %.2f)", c.speed, c.least, c.most) }
+
+const isSlower = "SLOWER"
+
+func (c change) verdict(tolerance float64) string {
+	switch {
+	case !(c.speed >= 1-tolerance) && !(c.most >= 1): // written so that NaN is slower
+		return isSlower
+	case c.speed < 1-tolerance:
+		return "slower, but not in every turn"
+	case c.speed > 1/(1-tolerance) && c.least > 1:
+		return "faster"
+	}
+	return ""
 }

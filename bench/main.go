@@ -59,8 +59,24 @@ func main() {
 		if !errors.Is(err, flag.ErrHelp) {
 			fmt.Fprintln(os.Stderr, "error:", err)
 		}
+		if _, ok := errors.AsType[misuse](err); ok {
+			os.Exit(2)
+		}
 		os.Exit(1)
 	}
+}
+
+// misuse is an error of who calls: status 2.
+type misuse struct{ error }
+
+func (m misuse) Unwrap() error { return m.error }
+
+// parse reads the flags of a scenario.
+func parse(flags *flag.FlagSet, args []string) error {
+	if err := flags.Parse(args); err != nil {
+		return misuse{err}
+	}
+	return nil
 }
 
 func run(ctx context.Context, out io.Writer, args []string) error {
@@ -75,7 +91,7 @@ func run(ctx context.Context, out io.Writer, args []string) error {
 	case len(args) > 0 && args[0] == "compare":
 		return runCompare(ctx, out, args[1:])
 	case len(args) == 0 || scenarios[args[0]] == nil:
-		return fmt.Errorf("name a scenario: %s (each takes -h); all for each in a short form; or compare for two runs of all", strings.Join(names, ", "))
+		return misuse{fmt.Errorf("name a scenario: %s (each takes -h); all for each in a short form; or compare for two runs of all", strings.Join(names, ", "))}
 	}
 	return scenarios[args[0]](ctx, out, args[1:])
 }

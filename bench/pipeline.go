@@ -80,15 +80,24 @@ func runPipeline(ctx context.Context, out io.Writer, args []string) error {
 	return nil
 }
 
+// shared is the directory of the processor that all scenarios of all use, and
+// built the processor once it is in there.
+var shared, built string
+
 // build makes the directory of a bench and builds the processor in it. remove
 // takes the directory away.
 func (b *pipelineBench) build(ctx context.Context, name string) (remove func(), err error) {
 	if b.dir, err = os.MkdirTemp("", "bench-"+name+"-"); err != nil {
 		return nil, err
 	}
-	if b.program, err = proc.Build(ctx, b.dir); err != nil {
-		_ = os.RemoveAll(b.dir)
-		return nil, err
+	if b.program = built; built == "" {
+		if b.program, err = proc.Build(ctx, cmp.Or(shared, b.dir)); err != nil {
+			_ = os.RemoveAll(b.dir)
+			return nil, err
+		}
+	}
+	if shared != "" {
+		built = b.program
 	}
 	return func() { _ = os.RemoveAll(b.dir) }, nil
 }

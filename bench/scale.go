@@ -25,9 +25,10 @@ import (
 // and with what is kept. Every replica is a process of its own.
 type scaleBench struct {
 	pipelineBench
-	workers int
-	latency time.Duration
-	seconds float64
+	workers  int
+	latency  time.Duration
+	seconds  float64
+	answered int
 }
 
 // scaleTenants is over how many tenants the load is spread.
@@ -39,11 +40,13 @@ func runScale(ctx context.Context, out io.Writer, args []string) error {
 	replicas := flags.String("replicas", "1,2,4,8", "numbers of replicas; empty leaves them out")
 	backlogs := flags.String("backlog", "1000,10000,100000", "requests that wait when a replica starts; empty leaves them out. Up to 1000000 is meant")
 	kept := flags.Int("kept", 100_000, "messages in archive and responses when a replica starts; 0 leaves it out. 1000000 is meant")
-	joins := flags.Int("joins", 3, "replicas that join and leave; 0 leaves it out")
+	joins := flags.Int("joins", 3, "replicas that join and leave, told to (SIGTERM); 0 leaves joining and leaving out")
+	kills := flags.Int("kills", 1, "replicas that join and are killed (SIGKILL); of as many that stay, it is told how long what they take is under way")
+	flags.IntVar(&b.answered, "answered", 200_000, "of a larger backlog so many are answered")
 	flags.IntVar(&b.workers, "workers", 16, "of the generate stage of each replica")
 	flags.DurationVar(&b.latency, "latency", 200*time.Millisecond, "of the upstream")
 	flags.Float64Var(&b.seconds, "seconds", 15, "how long each number of replicas works, about")
-	if err := flags.Parse(args); err != nil {
+	if err := parse(flags, args); err != nil {
 		return err
 	}
 	remove, err := b.build(ctx, "scale")
@@ -58,7 +61,7 @@ func runScale(ctx context.Context, out io.Writer, args []string) error {
 		{"replicas", func() error { return b.replicas(ctx, *replicas) }},
 		{"backlog", func() error { return b.backlog(ctx, *backlogs) }},
 		{"kept", func() error { return b.startUp(ctx, *kept) }},
-		{"joins", func() error { return b.joins(ctx, *joins) }},
+		{"joins", func() error { return b.joins(ctx, *joins, *kills) }},
 	} {
 		if err := part.run(); err != nil {
 			return fmt.Errorf("%s: %w", part.name, err)
@@ -363,7 +366,7 @@ func (b *scaleBench) backlogOf(ctx context.Context, n int) error {
 		return err
 	}
 	var processor, server int64
-	marks, err := f.watch(ctx, n, func() error {
+	marks, err := f.watch(ctx, min(n, b.answered), func() error {
 		own, err := f.replicas[0].ResidentBytes()
 		if err != nil {
 			return err
@@ -376,6 +379,12 @@ func (b *scaleBench) backlogOf(ctx context.Context, n int) error {
 		return err
 	}
 	rate := between(marks, 0.05, 1)
+	if n > b.answered {
+		n = b.answered
+		if err := f.replicas[0].Stop(); err != nil { // finishes what it took
+			return err
+		}
+	}
 	fmt.Fprintf(b.out, "| %d | %.0f | %.0f | %d MB | %d MB |\n", n, rate, 1e6/max(rate, 1), processor>>20, server>>20)
 	return f.checkCalls(n)
 }
@@ -475,8 +484,9 @@ func (f *fleet) firstAnswer(ctx context.Context, turn int) (time.Duration, error
 }
 
 // joins measures how soon a replica that joins has done its first work, and how
-// soon one that leaves has handed back what it held, beside two that stay.
-func (b *scaleBench) joins(ctx context.Context, turns int) error {
+// soon the others have finished what one that leaves had taken, beside two that
+// stay. There is always more to do than they can.
+func (b *scaleBench) joins(ctx context.Context, turns, kills int) error {
 	if turns == 0 {
 		return nil
 	}
@@ -494,40 +504,82 @@ func (b *scaleBench) joins(ctx context.Context, turns int) error {
 	if err := f.awaitReplicas(ctx, stay); err != nil {
 		return err
 	}
-	requests := int(float64((stay+1)*b.workers) / b.latency.Seconds() * 8 * float64(turns))
+	const turn, kill = 6, 24 // seconds that one takes at most, about
+	requests := int(float64((stay+1)*b.workers) / b.latency.Seconds() * float64(turn*(turns+1)+kill*kills))
 	if err := f.load(0, requests); err != nil {
 		return err
 	}
-	var started, joined, left []time.Duration
-	for range turns {
-		start, work, leave, err := f.joinAndLeave(ctx)
+	var started, joined, gone, none, told, killed []time.Duration
+	for i := range turns + kills {
+		p, start, work, err := f.joinAndWork(ctx)
 		if err != nil {
 			return err
 		}
-		started, joined, left = append(started, start), append(joined, work), append(left, leave)
+		started, joined = append(started, start), append(joined, work)
+		took, err := f.takenOver(ctx, func() error { return nil })
+		if err != nil {
+			return err
+		}
+		none = append(none, took)
+		f.replicas = f.replicas[:len(f.replicas)-1]
+		if i >= turns {
+			took, err = f.takenOver(ctx, func() error { p.Kill(); return nil })
+			killed = append(killed, took)
+		} else {
+			took, err = f.takenOver(ctx, func() error {
+				begun := time.Now()
+				err := p.Stop()
+				gone = append(gone, time.Since(begun))
+				return err
+			})
+			told = append(told, took)
+		}
+		if err != nil {
+			return err
+		}
 	}
 	if _, err := f.watch(ctx, requests, nil); err != nil {
 		return err
 	}
-	fmt.Fprintf(b.out, "Joining and leaving, two replicas at work beside it, upstream %v, %d times: a new process serves after %.0f ms at most and has finished its first request %.0f ms after that at most; one that leaves (SIGTERM) is gone after %.0f ms at most. %d requests were paid once each.\n",
-		b.latency, turns, ms(longest(started)), ms(longest(joined)), ms(longest(left)), requests)
-	return f.checkCalls(requests)
+	fmt.Fprintf(b.out, "Two replicas at work, upstream %v, and more waiting than they can do; a third one joins and leaves, each figure the largest:\n\n", b.latency)
+	fmt.Fprintf(b.out, "| what | times | took |\n| --- | --- | --- |\n")
+	for _, row := range []struct {
+		what  string
+		times []time.Duration
+	}{
+		{"from the start of its process until it serves", started},
+		{"from then until its first request is finished", joined},
+		{"nobody leaves: until all is finished that had been taken", none},
+		{"it is told to leave (SIGTERM): until its process is gone", gone},
+		{"until all is finished that had been taken by then, on any replica", told},
+		{"it is killed (SIGKILL): until all is finished that had been taken by then, on any replica", killed},
+	} {
+		if len(row.times) > 0 {
+			fmt.Fprintf(b.out, "| %s | %d | %.0f ms |\n", row.what, len(row.times), ms(longest(row.times)))
+		}
+	}
+	calls, _, _, _, err := f.upstream.UpstreamStats()
+	fmt.Fprintf(b.out, "\n%d requests, one answer each, %d calls paid.\n", requests, calls)
+	if err == nil && kills == 0 {
+		return f.checkCalls(requests)
+	}
+	return err
 }
 
-func (f *fleet) joinAndLeave(ctx context.Context) (start, work, leave time.Duration, err error) {
+// joinAndWork starts a replica and waits until it has finished a request.
+func (f *fleet) joinAndWork(ctx context.Context) (p *proc.Process, start, work time.Duration, err error) {
 	before, err := f.figures(time.Second)
 	if err != nil {
-		return 0, 0, 0, err
+		return nil, 0, 0, err
 	}
 	begun := time.Now()
-	p, err := f.join(ctx)
-	if err != nil {
-		return 0, 0, 0, err
+	if p, err = f.join(ctx); err != nil {
+		return nil, 0, 0, err
 	}
 	for end := begun.Add(30 * time.Second); work == 0; {
 		now, err := f.figures(100 * time.Millisecond)
 		if err != nil {
-			return 0, 0, 0, err
+			return nil, 0, 0, err
 		}
 		for process, done := range now {
 			if _, old := before[process]; old {
@@ -541,13 +593,52 @@ func (f *fleet) joinAndLeave(ctx context.Context) (start, work, leave time.Durat
 			}
 		}
 		if time.Now().After(end) {
-			return 0, 0, 0, fmt.Errorf("the new replica has done nothing\n%s", f.said)
+			return nil, 0, 0, fmt.Errorf("the new replica has done nothing\n%s", f.said)
 		}
 	}
-	f.replicas = f.replicas[:len(f.replicas)-1]
-	begun = time.Now()
-	err = p.Stop()
-	return start, work, time.Since(begun), err
+	return p, start, work, nil
+}
+
+// takenOver gives how long it takes from a moment on, and whatever happens then,
+// until all is finished that replicas had taken from generate's stream by then.
+func (f *fleet) takenOver(ctx context.Context, then func() error) (time.Duration, error) {
+	stream, err := f.js.Stream(ctx, "LLM_GENERATE")
+	if err != nil {
+		return 0, err
+	}
+	consumers := func() (list []*jetstream.ConsumerInfo, err error) {
+		names := stream.ListConsumers(ctx)
+		for info := range names.Info() {
+			list = append(list, info)
+		}
+		return list, names.Err()
+	}
+	taken := map[string]uint64{}
+	list, err := consumers()
+	if err != nil {
+		return 0, err
+	}
+	for _, c := range list {
+		taken[c.Name] = c.Delivered.Stream
+	}
+	begun := time.Now()
+	happened := make(chan error, 1)
+	go func() { happened <- then() }()
+	for left := len(taken); left > 0; time.Sleep(20 * time.Millisecond) {
+		if list, err = consumers(); err != nil {
+			return 0, err
+		}
+		left = 0
+		for _, c := range list {
+			if c.AckFloor.Stream < taken[c.Name] {
+				left++
+			}
+		}
+		if time.Since(begun) > time.Minute {
+			return 0, fmt.Errorf("what had been taken is not finished after a minute\n%s", f.said)
+		}
+	}
+	return time.Since(begun), <-happened
 }
 
 func middle(times []time.Duration) time.Duration {
