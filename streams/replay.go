@@ -13,6 +13,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/adpa/processor/schemas"
+	"github.com/adpa/processor/stages"
 )
 
 const (
@@ -21,6 +22,11 @@ const (
 	archiveBytes = 4 << 20
 	// archiveTimeout bounds the wait for the next message of a read.
 	archiveTimeout = 10 * time.Second
+	// yieldAbove is how many requests that wait have a reader with a pause rest
+	// longer, up to yieldMost after each read; yieldTimeout bounds the question.
+	yieldAbove   = 256
+	yieldMost    = 5 * time.Second
+	yieldTimeout = time.Second
 	// headerSource names the message that a sourced one is a copy of.
 	headerSource = "Nats-Stream-Source"
 )
@@ -47,10 +53,12 @@ type Archive struct {
 	inbox string
 	reads int
 	pause time.Duration
+	blind bool // what waits cannot be seen
 }
 
 // NewArchive opens the archive. pause is a rest after each read, for a reader
-// that is not to get in the way of others; 0 is none. Close ends it.
+// that is not to get in the way of others, and that waits for up to yieldMost
+// while many requests wait to be worked; 0 is none. Close ends it.
 func NewArchive(nc *nats.Conn, names Names, pause time.Duration) (*Archive, error) {
 	a := &Archive{nc: nc, names: names, inbox: nc.NewInbox(), pause: pause}
 	var err error
@@ -112,12 +120,42 @@ func (a *Archive) Each(ctx context.Context, since, until time.Time, tenant strin
 		}
 		request.Sequence, request.Since = next, nil
 		if a.pause > 0 {
-			sleep(ctx, a.pause)
+			a.yield(ctx)
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
 	}
+}
+
+// yield rests, and goes on resting while those who work the traffic have more of
+// it than they keep up with.
+func (a *Archive) yield(ctx context.Context) {
+	for rested := time.Duration(0); rested < yieldMost && ctx.Err() == nil; rested += a.pause {
+		sleep(ctx, a.pause)
+		if a.waiting(ctx) < yieldAbove {
+			return
+		}
+	}
+}
+
+// waiting gives how many requests wait to be worked; 0 where that cannot be seen,
+// which is asked once.
+func (a *Archive) waiting(ctx context.Context) uint64 {
+	if a.blind {
+		return 0
+	}
+	ctx, cancel := context.WithTimeout(ctx, yieldTimeout)
+	defer cancel()
+	js, err := jetstream.New(a.nc)
+	if err == nil {
+		var consumer jetstream.Consumer
+		if consumer, err = js.Consumer(ctx, a.names.Requests(), stages.Compress); err == nil {
+			return consumer.CachedInfo().NumPending
+		}
+	}
+	a.blind = true
+	return 0
 }
 
 // errEnd ends a read at what is not wanted any more.

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -90,6 +91,38 @@ func TestTheArchiveIsReadByTimeAndTenantWithoutATrace(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	require.Error(t, a.Each(ctx, time.Time{}, time.Time{}, "", func(streams.Archived) error { return nil }))
+}
+
+func TestAReaderWithAPauseYieldsWhileRequestsWait(t *testing.T) {
+	nc, js := natstest.Connect(t, natstest.Start(t))
+	names := streams.Names{Prefix: "llm"}
+	require.NoError(t, streams.Provision(t.Context(), js, streams.NewLayout(streams.DefaultServer(), streams.DefaultStreams())))
+	const n = 300 // more than one read, and more than may wait
+	for range n {
+		_, err := js.Publish(t.Context(), names.Request("acme"), []byte("{}"))
+		require.NoError(t, err)
+	}
+	archive, err := js.Stream(t.Context(), names.Archive())
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		info, err := archive.Info(t.Context())
+		return err == nil && info.State.Msgs == n
+	}, 20*time.Second, 10*time.Millisecond)
+	a, err := streams.NewArchive(nc, names, 10*time.Millisecond)
+	require.NoError(t, err)
+	defer a.Close()
+	var read atomic.Int64
+	done := make(chan error, 1)
+	go func() {
+		done <- a.Each(t.Context(), time.Time{}, time.Time{}, "", func(streams.Archived) error { read.Add(1); return nil })
+	}()
+	require.Eventually(t, func() bool { return read.Load() > 0 }, 10*time.Second, time.Millisecond)
+	require.Never(t, func() bool { return read.Load() == n }, 300*time.Millisecond, 10*time.Millisecond)
+	requests, err := js.Stream(t.Context(), names.Requests())
+	require.NoError(t, err)
+	require.NoError(t, requests.Purge(t.Context()))
+	require.NoError(t, <-done)
+	require.EqualValues(t, n, read.Load())
 }
 
 func TestAPrivateServerIsNobodyElsesAndKeepsItsData(t *testing.T) {

@@ -9,10 +9,8 @@ import (
 	"path/filepath"
 	"runtime"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
-	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -108,21 +106,10 @@ func (j *replayJob) run(ctx context.Context) error {
 	return j.state.finish()
 }
 
-// stepBack gives this process the lowest priority, all of its threads, and half
-// of the processors.
+// stepBack gives this process the lowest priority and half of the processors.
 func stepBack() error {
 	runtime.GOMAXPROCS(max(1, runtime.NumCPU()/2))
-	threads, err := os.ReadDir("/proc/self/task")
-	if err != nil {
-		return syscall.Setpriority(syscall.PRIO_PROCESS, 0, 19)
-	}
-	for _, t := range threads {
-		id, _ := strconv.Atoi(t.Name())
-		if err := syscall.Setpriority(syscall.PRIO_PROCESS, id, 19); err != nil && !errors.Is(err, syscall.ESRCH) {
-			return fmt.Errorf("setting the priority: %w", err)
-		}
-	}
-	return nil
+	return leaveToOthers()
 }
 
 // record makes the tape, unless an interrupted run has it. After a finished one

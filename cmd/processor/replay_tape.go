@@ -30,7 +30,7 @@ const (
 	recordSlice = 256
 	// maxRatings bounds the feedback that is held in memory; the newest counts.
 	maxRatings = 500_000
-	// lowPause is the rest after each read for a replay of low priority: about a
+	// lowPause is the rest after each read for a replay of low priority: at most a
 	// thousand requests a second, a fifth of what two processors bring through the pipeline.
 	lowPause = 250 * time.Millisecond
 )
