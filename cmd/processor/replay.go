@@ -12,6 +12,7 @@ import (
 	"github.com/nats-io/nats.go"
 
 	"github.com/adpa/processor/internal/config"
+	"github.com/adpa/processor/internal/tokens"
 )
 
 // replayCmd evaluates a change on recorded traffic.
@@ -123,6 +124,7 @@ func (c *replayRunCmd) check() error {
 // open reads the configurations and finds what is to be replayed.
 func (c *replayRunCmd) open(a *app) (opened *replayJob, err error) {
 	job := &replayJob{app: a, cmd: c, tally: newReplayTally()}
+	go func() { _, _ = tokens.Load("o200k_base") }() // takes a while and is needed soon; who needs it says what is wrong with it
 	defer func() {
 		if err != nil {
 			job.close()

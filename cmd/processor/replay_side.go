@@ -32,6 +32,9 @@ const (
 	// replaySegment is after how many requests everything that they left on the
 	// private server is removed, so that it holds no more at any time.
 	replaySegment = 50_000
+	// replayCache bounds the part of the cache in memory: the rest is read from
+	// the private server.
+	replayCache = 32 * units.MB
 	// maxLeaders bounds the distinct requests whose first answer is remembered.
 	maxLeaders = 200_000
 )
@@ -98,6 +101,7 @@ func isolated(cfg config.Config, prefix string, window int) config.Config {
 	cfg.Streams.Requests.MaxWaiting = max(cfg.Streams.Requests.MaxWaiting, 2*window)
 	cfg.Tenants = nil
 	cfg.Cache.SyncInterval = units.Duration(time.Hour) // nobody else writes there
+	cfg.Cache.LocalSize = min(cfg.Cache.LocalSize, replayCache)
 	return cfg
 }
 
