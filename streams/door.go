@@ -32,7 +32,7 @@ func (d door) Run(ctx context.Context, requests []*stages.Request, decide stages
 			if begin != nil && d.inTime(request, begin[i], decide) {
 				continue
 			}
-			if request.Beyond && crowded {
+			if crowded && request.Beyond && d.shares.floods(request.Tenant, request.Class) {
 				floods.add(request, decide)
 				continue
 			}

@@ -31,6 +31,10 @@ const (
 	// below, counted over about demandMemory.
 	quietPart    = 0.25
 	demandMemory = 10 * time.Second
+	// floodPart is the part of all requests from which on those of a tenant make
+	// a crowd. Who sends less is not put aside, though it may be beyond its share:
+	// on a machine that is busy with a flood even a few requests are a backlog.
+	floodPart = 1.0 / 256
 	// maxShares bounds the tenants whose use is known; those that were seen
 	// longest ago have their whole burst again.
 	maxShares = 10_000
@@ -57,6 +61,7 @@ type shares struct {
 	mu     sync.Mutex
 	use    *lru.Cache[shareKey, *share]
 	demand map[schemas.Class]*[schemas.Shards]demand // on each shard
+	all    demand
 }
 
 type shareKey struct {
@@ -108,6 +113,7 @@ func (s *shares) beyond(tenant string, class schemas.Class, now time.Time) bool 
 		u = &share{left: shareBurst, at: now}
 		s.use.Add(key, u)
 	}
+	s.all.add(now)
 	shard := schemas.Shard(tenant)
 	quiet := u.demand.add(now) < quietPart*s.demand[class][shard].add(now)
 	if u.left < shareBurst && (quiet || !s.busy(class, shard)) {
@@ -119,6 +125,14 @@ func (s *shares) beyond(tenant string, class schemas.Class, now time.Time) bool 
 	}
 	u.left--
 	return false
+}
+
+// floods reports whether a tenant's requests are a part of all that makes a crowd.
+func (s *shares) floods(tenant string, class schemas.Class) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	u, known := s.use.Get(shareKey{tenant, class})
+	return known && u.demand.requests >= floodPart*s.all.requests
 }
 
 // crowding knows whether many requests wait, of more than one tenant.

@@ -69,6 +69,31 @@ func tenantInShardOf(other string) string {
 	}
 }
 
+// A tenant that is alone in its shard is no quiet one there, and beyond its share
+// when a busy machine leaves it a backlog. That is no reason to put it aside.
+func TestWhoSendsLittleOfAllMakesNoCrowd(t *testing.T) {
+	s := newShares(func(schemas.Class, int) int64 { return laneBusy })
+	alone := "quiet"
+	for schemas.Shard(alone) == schemas.Shard("loud") {
+		alone += "t"
+	}
+	now := time.Now()
+	beyond := 0
+	for range 100 { // five seconds: 10,000 requests a second of one, 20 of the other
+		now = now.Add(50 * time.Millisecond)
+		for range 500 {
+			s.beyond("loud", schemas.Interactive, now)
+		}
+		if s.beyond(alone, schemas.Interactive, now) {
+			beyond++
+		}
+	}
+	require.Positive(t, beyond)
+	require.False(t, s.floods(alone, schemas.Interactive))
+	require.True(t, s.floods("loud", schemas.Interactive))
+	require.False(t, s.floods("loud", schemas.Batch), "it sends nothing of the class")
+}
+
 func TestTheSharesOfTenantsAreBounded(t *testing.T) {
 	s := newShares(nil)
 	for i := range maxShares + 100 {
