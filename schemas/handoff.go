@@ -106,7 +106,7 @@ type Selected struct {
 	Provider    string  `json:"provider,omitzero"`
 	Because     string  `json:"because,omitzero"`
 	Probability float64 `json:"probability,omitzero"`
-	Tried       []Tried `json:"tried,omitempty" jsonschema:"the models that were tried before this one, or passed over since they fail"`
+	Tried       []Tried `json:"tried,omitempty" jsonschema:"the models that were tried before this one, or passed over since they fail or cannot take the request"`
 }
 
 // Tried is a model that brought no answer, and why.

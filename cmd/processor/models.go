@@ -133,16 +133,41 @@ func (m *models) route(r *stages.Request) (generate.Route, error) {
 		if _, err := selection.ParseOptions(r.Asked().Select); err != nil {
 			return generate.Route{}, err // said now, and not only once the request says auto
 		}
-		if err := m.selector.holds(r, r.Model); err != nil {
-			return generate.Route{}, err
-		}
-		return m.to(r.Model, t.list[at].Provider, "requested")
+		return m.asked(r, &t.list[at])
 	}
 	name, because, probability, err := m.selector.choose(r, list)
 	if err != nil {
 		return generate.Route{}, err
 	}
 	return m.chosen(t, name, because, probability)
+}
+
+// asked goes to the model that a request asks for by its name, or, where it
+// does not fit into that one's context, to the fallbacks that it fits into.
+func (m *models) asked(r *stages.Request, e *generate.Model) (generate.Route, error) {
+	route, err := m.to(e.Name, e.Provider, "requested")
+	if err != nil {
+		return route, err
+	}
+	short := m.selector.holds(r, e.Name)
+	if short == nil {
+		return route, nil
+	}
+	passed := []schemas.Tried{{Model: route.Model, Provider: route.Provider, Error: schemas.AsError(short).Code}}
+	var fit []generate.Route
+	for _, fallback := range route.Fallback {
+		if err := m.selector.holds(r, fallback.Model); err != nil {
+			passed = append(passed, schemas.Tried{Model: fallback.Model, Provider: fallback.Provider, Error: schemas.AsError(err).Code})
+			continue
+		}
+		fit = append(fit, fallback)
+	}
+	if len(fit) == 0 {
+		return generate.Route{}, short
+	}
+	route, route.Fallback, route.Passed = fit[0], fit[1:], passed
+	route.Because += ", whose context is too small"
+	return route, nil
 }
 
 func (m *models) chosen(t *modelTable, name, because string, probability float64) (generate.Route, error) {

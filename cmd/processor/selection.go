@@ -349,32 +349,37 @@ func (s *selector) unable(w *wanted, m *knownModel) (why string, long bool, err 
 	return fmt.Sprintf("has a context of %d tokens, and %d are needed", m.Context, needed), true, nil
 }
 
-// needed counts what the prompt and the answer need of a model's context; 0
-// where they fit.
+// needed counts what the prompt and the answer, or the longest text to embed,
+// need of a model's context; 0 where they fit.
 func (s *selector) needed(r *stages.Request, need *selection.Need, m *knownModel) (int, error) {
 	// A token has at least a byte, so most requests need not be counted.
 	if m.Context == 0 || !need.Images && len(r.Body)+need.Bound <= m.Context {
 		return 0, nil
 	}
-	count := s.counter.Chat
+	var n tokens.Count
+	var total int
+	var err error
 	if r.Kind == schemas.Embeddings {
-		count = s.counter.Embeddings
+		n, err = s.counter.Embeddings(m.Name, r.Body)
+		total = n.Longest
+	} else {
+		n, err = s.counter.Chat(m.Name, r.Body)
+		total = n.Total() + need.Bound
 	}
-	n, err := count(m.Name, r.Body)
 	if err != nil {
 		return 0, fmt.Errorf("counting the tokens of request %s: %w", r.ID, err)
 	}
-	if total := n.Total() + need.Bound; total > m.Context {
+	if total > m.Context {
 		return total, nil
 	}
 	return 0, nil
 }
 
-// holds reports a request that asks for a model by its name and does not fit
-// into its context: nothing is paid to be told so.
+// holds reports a request that does not fit into the context of a model that it
+// names, or of a fallback: nothing is paid to be told so.
 func (s *selector) holds(r *stages.Request, name string) error {
 	m, known := s.use.Load().known[name]
-	if !known || m.Context == 0 || r.Kind != schemas.Chat { // of embeddings each text has the whole context
+	if !known || m.Context == 0 {
 		return nil
 	}
 	need := selection.Read(r.Body)
@@ -384,6 +389,10 @@ func (s *selector) holds(r *stages.Request, name string) error {
 	}
 	e := schemas.Invalid(schemas.CodeContextLengthExceeded, "messages",
 		"%.80s has a context of %d tokens, and messages and answer need %d; shorten the prompt, lower max_completion_tokens, or ask for another model", name, m.Context, needed)
+	if r.Kind == schemas.Embeddings {
+		e = schemas.Invalid(schemas.CodeContextLengthExceeded, "input",
+			"%.80s has a context of %d tokens, and the longest text of input has %d; shorten it, or ask for another model", name, m.Context, needed)
+	}
 	e.Details = map[string]any{"context": m.Context, "needed": needed}
 	return e
 }

@@ -54,7 +54,11 @@ func (c *Counter) Embeddings(model string, body []byte) (Count, error) {
 	if err := r.document(r.embeddingsMember); err != nil {
 		return Count{}, fmt.Errorf("counting the tokens of an embeddings request: %w", err)
 	}
-	return Count{Messages: r.rule.scale(r.messages) + r.given}, nil
+	count := Count{Messages: r.rule.scale(r.messages) + r.given}
+	if count.Longest = r.longest; count.Longest == 0 { // there is one input
+		count.Longest = count.Messages
+	}
+	return count, nil
 }
 
 // What the cookbook adds for the parts of functions, apart from PerFunction.
@@ -84,6 +88,7 @@ type reader struct {
 
 	messages, tools, images int
 	given                   int  // tokens that the request holds as numbers
+	longest                 int  // of several inputs, the tokens of the longest
 	functions               bool // whether there was one
 }
 
@@ -365,18 +370,27 @@ func (r *reader) embeddingsMember(name []byte) error {
 	return r.array(r.input)
 }
 
-// input is an element of input: a text, a token, or an array of tokens.
+// input is an element of input: a text, an array of tokens, or a token of the
+// one input that there is.
 func (r *reader) input() error {
-	switch r.json.PeekKind() {
-	case '0':
+	if r.json.PeekKind() == '0' {
 		r.given++
-	case '[':
-		return r.array(func() error {
-			r.given++
-			return r.json.SkipValue()
-		})
+		return r.json.SkipValue()
 	}
-	return r.text(&r.messages)
+	messages, given := r.messages, r.given
+	err := r.oneInput()
+	r.longest = max(r.longest, r.rule.scale(r.messages-messages)+r.given-given)
+	return err
+}
+
+func (r *reader) oneInput() error {
+	if r.json.PeekKind() != '[' {
+		return r.text(&r.messages)
+	}
+	return r.array(func() error {
+		r.given++
+		return r.json.SkipValue()
+	})
 }
 
 // object calls member with the name of each member of the object that comes

@@ -152,17 +152,17 @@ func TestChatRejectsWhatIsNoRequest(t *testing.T) {
 
 func TestEmbeddings(t *testing.T) {
 	c := counter(t)
-	for body, want := range map[string]int{
-		`{"model":"m","input":"hello world"}`:     2,
-		`{"input":["hello world","hello"]}`:       3,
-		`{"input":[1,2,3,4]}`:                     4,
-		`{"input":[[1,2,3],[4,5]]}`:               5,
-		`{"input":[],"dimensions":256}`:           0,
-		`{"input":{"a":1},"encoding_format":"x"}`: 0,
+	for body, want := range map[string][2]int{ // all together, and the longest input
+		`{"model":"m","input":"hello world"}`:     {2, 2},
+		`{"input":["hello world","hello"]}`:       {3, 2},
+		`{"input":[1,2,3,4]}`:                     {4, 4},
+		`{"input":[[1,2,3],[4,5]]}`:               {5, 3},
+		`{"input":[],"dimensions":256}`:           {0, 0},
+		`{"input":{"a":1},"encoding_format":"x"}`: {0, 0},
 	} {
 		count, err := c.Embeddings("text-embedding-3-small", []byte(body))
 		require.NoError(t, err)
-		require.Equal(t, want, count.Total(), body)
+		require.Equal(t, want, [2]int{count.Total(), count.Longest}, body)
 	}
 	_, err := c.Embeddings("text-embedding-3-small", []byte(`{"input":`))
 	require.ErrorIs(t, err, io.ErrUnexpectedEOF)

@@ -37,6 +37,7 @@ type Count struct {
 	Messages int // texts of messages, with what their form costs
 	Tools    int // definitions of functions and of the answer's schema
 	Images   int
+	Longest  int // of an embeddings request: the longest of its inputs
 }
 
 // Total is the sum.

@@ -5,6 +5,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"maps"
+	"slices"
 	"time"
 
 	mathrand "math/rand/v2"
@@ -61,7 +62,7 @@ func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request, worker b
 	if err != nil {
 		return stages.Fail(err)
 	}
-	a.left = append([]Route{route}, route.Fallback...)
+	a.left, a.tried = append([]Route{route}, route.Fallback...), slices.Clone(route.Passed)
 	ctx, cancel := untilDeadline(ctx, r)
 	defer cancel()
 	if ctx.Err() != nil { // cancelled while it waited for another

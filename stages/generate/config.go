@@ -40,7 +40,8 @@ type Model struct {
 	// Quality is how good the model is thought to be, 0 to 1, before anything
 	// was measured. Default 0: unknown.
 	Quality float64 `yaml:"quality"`
-	// Fallback are models to take, in this order, when this one fails.
+	// Fallback are models to take, in this order, when this one fails or its
+	// context is too small for the request.
 	Fallback []string `yaml:"fallback"`
 	// Capabilities are what the model takes beyond text: images, tools,
 	// json_schema, logprobs. Left out it is unknown, and all are tried; an empty

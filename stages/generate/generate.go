@@ -60,6 +60,8 @@ type Route struct {
 	Caller      Caller
 	// Fallback are the models to take instead, in this order, while this one fails.
 	Fallback []Route
+	// Passed are the models that cannot take the request, and why; the response names them.
+	Passed []schemas.Tried
 }
 
 // Router chooses a model. An error is the application's, as model_not_found.
