@@ -66,10 +66,29 @@ func (e *Error) Error() string { return string(e.Code) + ": " + e.Text() }
 
 // Text is the message for people: it begins with the field at fault where it does not name it.
 func (e *Error) Text() string {
-	if e.Param == "" || strings.Contains(e.Message, e.Param) {
+	if e.Param == "" || names(e.Message, e.Param) {
 		return e.Message
 	}
 	return e.Param + ": " + e.Message
+}
+
+// names reports whether a text has a name in it that is no part of a longer word.
+func names(text, name string) bool {
+	for from := 0; ; {
+		at := strings.Index(text[from:], name)
+		if at < 0 {
+			return false
+		}
+		begin, end := from+at, from+at+len(name)
+		if (begin == 0 || !partOfName(text[begin-1])) && (end == len(text) || !partOfName(text[end])) {
+			return true
+		}
+		from = begin + 1
+	}
+}
+
+func partOfName(c byte) bool {
+	return c == '_' || c >= '0' && c <= '9' || c >= 'a' && c <= 'z' || c >= 'A' && c <= 'Z' || c >= 0x80
 }
 
 // Invalid makes the error for a field that is not what it should be.

@@ -183,6 +183,20 @@ func TestTypedErrorsAreFound(t *testing.T) {
 	require.NotContains(t, string(ErrorResponse(&State{ID: "a", Tenant: "b"}, "generate", errors.New("dial tcp 10.0.0.1: secret"))), "secret")
 }
 
+func TestTextsOfErrorsNameTheFieldOnce(t *testing.T) {
+	for message, want := range map[string]string{
+		"is a number":                           "n: is a number",
+		"the body is invalid json":              "n: the body is invalid json",
+		"n is 0, it must be 1":                  "n is 0, it must be 1",
+		"no model takes n":                      "no model takes n",
+		"n_best and nb have nothing to do with": "n: n_best and nb have nothing to do with",
+	} {
+		require.Equal(t, want, Invalid(CodeInvalidField, "n", "%s", message).Text())
+	}
+	require.Equal(t, "messages[0].role is missing", Invalid(CodeMissingField, "messages[0].role", "messages[0].role is missing").Text())
+	require.Equal(t, "nothing is named", Invalid(CodeInvalidJSON, "", "nothing is named").Text())
+}
+
 func TestErrorResponseHasOpenAIsShape(t *testing.T) {
 	text := ErrorResponse(&State{ID: "a", Tenant: "b", Usage: Usage{PromptTokens: 3}}, "generate",
 		&CallError{Status: 429, Message: "slow down", Code: CodeRateLimitExceeded, RetryAfter: 1500 * time.Millisecond})

@@ -215,10 +215,16 @@ func olderThan(flag string) (before time.Time, err error) {
 	return time.Now().Add(-age), nil
 }
 
-// plural writes a number with its noun: 1 request, 2 requests.
+// plural writes a number with its noun: 1 request, 2 requests, 2 entries, 2 addresses.
 func plural(n int, noun string) string {
 	if n == 1 {
 		return "1 " + noun
 	}
-	return fmt.Sprintf("%d %ss", n, strings.TrimSuffix(noun, "s"))
+	if stem, ok := strings.CutSuffix(noun, "ry"); ok {
+		return fmt.Sprintf("%d %sries", n, stem)
+	}
+	if strings.HasSuffix(noun, "s") {
+		noun += "e"
+	}
+	return fmt.Sprintf("%d %ss", n, noun)
 }

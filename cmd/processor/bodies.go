@@ -98,7 +98,7 @@ func readAsked(text []byte) (asked, error) {
 			return asked{}, schemas.Invalid(schemas.CodeInvalidJSON, "", "the line is nested deeper than %d levels", schemas.MaxDepth)
 		}
 		if err := json.Unmarshal(text, &line); err != nil {
-			return line, schemas.Invalid(schemas.CodeInvalidJSON, "", "the line is no JSON object with a body: %v", err)
+			return line, schemas.Invalid(schemas.CodeInvalidField, "custom_id", "the line is no JSON object with a body and a custom_id that is a string")
 		}
 	} else {
 		line.Body = text

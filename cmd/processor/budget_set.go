@@ -64,7 +64,7 @@ func (c *budgetSetCmd) change() (func(*budget.Config), error) {
 		return nil, err
 	}
 	if c.Restore != (len(c.Limits) == 0) {
-		return nil, wrongUse(errors.New("name limits as key=value, or --restore, and not both"), try)
+		return nil, wrongUse(errors.New("name limits as key=value or give --restore, one of the two"), try)
 	}
 	if c.Entry < 1 {
 		return nil, wrongUse(fmt.Errorf("--entry: %d is less than 1", c.Entry), "--entry 1")

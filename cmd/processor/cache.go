@@ -197,8 +197,8 @@ func keepTop(top []cacheTopRow, row cacheTopRow, most int) []cacheTopRow {
 }
 
 func (s *cacheStats) print(a *app) error {
-	fmt.Fprintf(a.stdout, "tenant %s: %d entries, %d bytes, that cost $%.4f; age: median %.0f s, oldest %.0f s; %d normalized keys\n",
-		s.Tenant, s.Entries, s.Bytes, s.PaidUSD, s.MedianS, s.OldestS, s.Links)
+	fmt.Fprintf(a.stdout, "tenant %s: %s, %d bytes, that cost $%.4f; age: median %.0f s, oldest %.0f s; %d normalized keys\n",
+		s.Tenant, plural(s.Entries, "entry"), s.Bytes, s.PaidUSD, s.MedianS, s.OldestS, s.Links)
 	by := "as configured"
 	if s.Chosen {
 		by = "by cache optimize --apply"
@@ -330,7 +330,7 @@ type cachePurgeCmd struct {
 // Run removes entries and says how many.
 func (c *cachePurgeCmd) Run(a *app) error {
 	if (len(c.Key) == 0) != c.All {
-		return wrongUse(errors.New("name keys, or --all, and not both"), "processor cache purge KEY, or processor cache purge --all --older 24h")
+		return wrongUse(errors.New("name keys or give --all, one of the two"), "processor cache purge KEY, or processor cache purge --all --older 24h")
 	}
 	match, err := c.match()
 	if err != nil {
@@ -367,6 +367,6 @@ func (c *cachePurgeCmd) Run(a *app) error {
 	if c.JSON {
 		return printJSON(a.stdout, []map[string]int{{"purged": len(keys)}})
 	}
-	fmt.Fprintf(a.stdout, "purged %d entries\n", len(keys))
+	fmt.Fprintf(a.stdout, "purged %s\n", plural(len(keys), "entry"))
 	return nil
 }

@@ -178,7 +178,7 @@ func (c *chosen) each(a *app, dead *streams.DeadLetters, f func(sequence uint64)
 
 func (c *chosen) validate(name string) error {
 	if (len(c.Sequence) == 0) != c.All {
-		return wrongUse(errors.New("name sequences, or --all, and not both"), fmt.Sprintf("processor dead %s 17, or processor dead %s --all", name, name))
+		return wrongUse(errors.New("name sequences or give --all, one of the two"), fmt.Sprintf("processor dead %s 17, or processor dead %s --all", name, name))
 	}
 	return nil
 }

@@ -4,9 +4,11 @@ package main
 
 import (
 	"context"
+	"errors"
 	"io"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/alecthomas/kong"
@@ -69,10 +71,20 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	command, err := parser.Parse(args)
 	if err != nil {
-		return report(stderr, wrongUse(err, "processor --help"))
+		return report(stderr, wrongUse(err, helpFor(err)))
 	}
 	a := &app{ctx: ctx, flags: &flags, stdin: stdin, stdout: stdout, stderr: stderr}
 	return report(stderr, command.Run(a, parser))
+}
+
+// helpFor gives the command line that explains the command that was used wrongly.
+func helpFor(err error) string {
+	if parse, ok := errors.AsType[*kong.ParseError](err); ok {
+		if command, _, _ := strings.Cut(parse.Context.Command(), " <"); command != "" {
+			return "processor " + command + " --help"
+		}
+	}
+	return "processor --help"
 }
 
 // exited is how kong's own exit, after it has printed help, leaves run.

@@ -28,12 +28,7 @@ type provisionCmd struct {
 // Run sets everything up, which changes nothing where it is set up already,
 // and lists what there is.
 func (c *provisionCmd) Run(a *app) error {
-	cfg, err := a.load(func(cfg *config.Config) error {
-		if c.Replicas != 0 {
-			cfg.NATS.Replicas = c.Replicas
-		}
-		return nil
-	})
+	cfg, err := a.load()
 	if err != nil {
 		return err
 	}
@@ -42,12 +37,21 @@ func (c *provisionCmd) Run(a *app) error {
 		return err
 	}
 	defer nc.Close()
+	if c.Replicas != 0 {
+		if err := c.checkReplicas(nc); err != nil {
+			return err
+		}
+		cfg.NATS.Replicas = c.Replicas
+	}
 	if c.From != "" {
 		if err := c.carry(a, cfg, nc); err != nil {
 			return err
 		}
 	}
 	if err := provision(a.ctx, cfg, nc); err != nil {
+		if c.Replicas > 1 {
+			err = advise(err).orTry(fmt.Sprintf("--replicas with at most as many servers as run: %s", servers(nc)))
+		}
 		return err
 	}
 	js, err := jetstream.New(nc)
@@ -55,6 +59,27 @@ func (c *provisionCmd) Run(a *app) error {
 		return fmt.Errorf("opening JetStream: %w", err)
 	}
 	return c.list(a, cfg, js)
+}
+
+// checkReplicas reports a number of copies that no cluster takes, or this server does not.
+func (c *provisionCmd) checkReplicas(nc *nats.Conn) error {
+	switch {
+	case !slices.Contains([]int{1, 3, 5}, c.Replicas):
+		return wrongUse(fmt.Errorf("--replicas: %d is none of 1, 3, 5; there is %s", c.Replicas, servers(nc)), "--replicas 1 on a single server, 3 or 5 on a cluster of as many")
+	case c.Replicas > 1 && nc.ConnectedClusterName() == "":
+		return wrongUse(fmt.Errorf("--replicas: %d needs a cluster of as many servers; there is %s", c.Replicas, servers(nc)), "leave --replicas out, or name a server of a cluster with --nats URL")
+	}
+	return nil
+}
+
+// servers says how many servers are known. A cluster tells its addresses, of
+// which a server may have several.
+func servers(nc *nats.Conn) string {
+	cluster := nc.ConnectedClusterName()
+	if cluster == "" {
+		return "1 server, in no cluster"
+	}
+	return fmt.Sprintf("the cluster %s of %s", cluster, plural(len(nc.Servers()), "known address"))
 }
 
 // carry copies everything from a server on its own.

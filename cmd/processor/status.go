@@ -5,6 +5,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/streams"
 )
 
@@ -81,16 +82,40 @@ type cancelCmd struct {
 	tenantFlag
 }
 
-// Run tells every process to end the request. Its response will be an error,
-// unless its answer was faster.
+// Help says what becomes of the request, and of one that is not found.
+func (c *cancelCmd) Help() string {
+	return "Its response will be an error, unless its answer was faster. The cancellation is recorded even where no such request " +
+		"is found, for one that is still to come. Exit status 1 means that no such request was found, or that it was answered before."
+}
+
+// Run tells every process to end the request, unless it is over.
 func (c *cancelCmd) Run(a *app) error {
 	client, closeServer, err := a.operator(c.Tenant)
 	if err != nil {
 		return err
 	}
 	defer closeServer()
+	if !schemas.ValidName(c.ID) {
+		return wrongUse(fmt.Errorf("id %.80q is not 1 to 64 characters of A-Z a-z 0-9 _ -", c.ID), "processor cancel --help")
+	}
+	over, err := client.Lookup(a.ctx, []string{c.ID})
+	if err != nil {
+		return err
+	}
+	if len(over) > 0 {
+		fmt.Fprintf(a.stdout, "%s: has its response already; nothing was cancelled\n", c.ID)
+		return errFailed
+	}
 	if err := client.Cancel(a.ctx, c.ID); err != nil {
 		return hint(err, "processor status %s", c.ID)
+	}
+	w, err := client.Locate(a.ctx, c.ID)
+	if err != nil {
+		return err
+	}
+	if w.State == streams.Unknown {
+		fmt.Fprintf(a.stdout, "%s: the cancellation is recorded, but no such request of tenant %s was found\n", c.ID, c.Tenant)
+		return errFailed
 	}
 	fmt.Fprintf(a.stdout, "%s: cancelled\n", c.ID)
 	return nil

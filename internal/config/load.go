@@ -8,6 +8,7 @@ import (
 	"os"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/goccy/go-yaml"
 	"github.com/goccy/go-yaml/ast"
@@ -70,6 +71,9 @@ func readFile(path string) ([]byte, error) {
 	}
 	defer f.Close()
 	text, err := io.ReadAll(io.LimitReader(f, maxFile+1))
+	if errors.Is(err, syscall.EISDIR) {
+		return nil, &Error{File: path, Problem: "is a directory, it must be a YAML file"}
+	}
 	if err != nil {
 		return nil, fmt.Errorf("reading the configuration: %w", err)
 	}
@@ -124,6 +128,9 @@ func (s *source) decode() (Config, error) {
 	}
 	s.root = tree.Docs[0].Body
 	if m := check(s.root, Describe(), ""); m != nil {
+		if m.node == s.root {
+			m.problem = "the file " + m.problem + ", as in nats: {url: \"nats://127.0.0.1:4222\"}"
+		}
 		return Config{}, s.at(m.node, m.key, m.problem)
 	}
 	if err := yaml.NewDecoder(bytes.NewReader(s.text), yaml.Strict()).Decode(&cfg); err != nil && !errors.Is(err, io.EOF) {

@@ -115,6 +115,9 @@ func documentError(err error) error {
 	if errors.Is(err, json.ErrUnknownName) {
 		return fmt.Errorf("%.80s: is not known; a template has description, text or messages, variables, schema and settings", at)
 	}
+	if at == "" {
+		return errors.New("is no template: an object with description, text or messages, variables, schema and settings")
+	}
 	return fmt.Errorf("%.80s: has the wrong type or form", at)
 }
 
