@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"sync/atomic"
+	"syscall"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -41,6 +42,9 @@ func runGenerate(ctx context.Context, out io.Writer, args []string) error {
 	flags.Float64Var(&b.seconds, "seconds", 10, "how long each run should take, about")
 	only := flags.String("only", "", "permitted, hidden, failing or rate; all without it")
 	turns := flags.Int("turns", 3, "turns of rate")
+	requests := flags.Int("requests", 20_000, "requests of a turn of rate")
+	together := flags.Int("together", config.Default().Batch.MaxBatchSize, "requests of a tenant that share a hand-off in rate")
+	flags.BoolVar(&b.cpu, "cpu", false, "print the processor time that rate takes of each process, in microseconds a request")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -56,7 +60,7 @@ func runGenerate(ctx context.Context, out io.Writer, args []string) error {
 		{"permitted", func() error { return b.permitted(ctx) }},
 		{"hidden", func() error { return b.hidden(ctx) }},
 		{"failing", func() error { return b.failing(ctx) }},
-		{"rate", func() error { return b.rate(ctx, *turns) }},
+		{"rate", func() error { return b.rate(ctx, *turns, *requests, *together) }},
 	} {
 		if !strings.Contains(part.name, *only) {
 			continue
@@ -76,7 +80,7 @@ func (b *generateBench) permitted(ctx context.Context) error {
 	for _, n := range []int{1, 8, 64, 250, 500} {
 		possible := float64(n) / benchLatency.Seconds()
 		requests := max(20, int(possible*b.seconds))
-		m, err := b.run(ctx, requests, n, n, "upstream 200ms count")
+		m, err := b.run(ctx, requests, 1, n, n, "upstream 200ms count")
 		if err != nil {
 			return err
 		}
@@ -96,7 +100,7 @@ func (b *generateBench) hidden(ctx context.Context) error {
 	}{{10, "0s"}, {40, "0s"}, {40, "1s"}, {90, "0s"}} {
 		possible := float64(c.limit) / benchLatency.Seconds()
 		requests := int(possible * 2 * b.seconds)
-		m, err := b.run(ctx, requests, 100, 100, fmt.Sprintf("upstream 200ms count limit=%d retry_after=%s", c.limit, c.wait))
+		m, err := b.run(ctx, requests, 1, 100, 100, fmt.Sprintf("upstream 200ms count limit=%d retry_after=%s", c.limit, c.wait))
 		if err != nil {
 			return err
 		}
@@ -109,7 +113,7 @@ func (b *generateBench) hidden(ctx context.Context) error {
 // failing measures against an upstream that fails one call in five.
 func (b *generateBench) failing(ctx context.Context) error {
 	requests := int(64 / benchLatency.Seconds() * b.seconds)
-	m, err := b.run(ctx, requests, 64, 64, "upstream 200ms count failures=0.2")
+	m, err := b.run(ctx, requests, 1, 64, 64, "upstream 200ms count failures=0.2")
 	if err != nil {
 		return err
 	}
@@ -121,8 +125,8 @@ func (b *generateBench) failing(ctx context.Context) error {
 
 // rate compares the stage with calls to the same upstream by the same client
 // and as many callers, without a queue.
-func (b *generateBench) rate(ctx context.Context, turns int) error {
-	const callers, requests = 64, 20_000
+func (b *generateBench) rate(ctx context.Context, turns, requests, together int) error {
+	const callers = 64
 	fmt.Fprintf(b.out, "| turn | called directly, calls/s | by the stage, requests/s | ratio |\n| --- | --- | --- | --- |\n")
 	var ratios []float64
 	for turn := range turns {
@@ -130,12 +134,15 @@ func (b *generateBench) rate(ctx context.Context, turns int) error {
 		if err != nil {
 			return err
 		}
-		m, err := b.run(ctx, requests, callers, callers, "upstream 0s count")
+		m, err := b.run(ctx, requests, together, callers, callers, "upstream 0s count")
 		if err != nil {
 			return err
 		}
 		through := float64(requests) / m.took.Seconds()
 		ratios = append(ratios, through/direct)
+		if b.cpu {
+			fmt.Fprintf(b.out, "by the stage: processor %s, server %s, upstream %s\n", each(m.cpu[0], requests), each(m.cpu[1], requests), each(m.cpu[2], requests))
+		}
 		fmt.Fprintf(b.out, "| %d | %.0f | %.0f | %.2f |\n", turn+1, direct, through, through/direct)
 	}
 	fmt.Fprintf(b.out, "\nMedian ratio %.2f.\n", median(ratios))
@@ -156,7 +163,7 @@ func (b *generateBench) direct(ctx context.Context, callers, requests int) (rate
 	var next atomic.Int64
 	var failed atomic.Pointer[error]
 	var running sync.WaitGroup
-	begin := time.Now()
+	begin, before := time.Now(), ownTime()
 	for range callers {
 		running.Go(func() {
 			for i := next.Add(1); i <= int64(requests) && failed.Load() == nil; i = next.Add(1) {
@@ -170,7 +177,28 @@ func (b *generateBench) direct(ctx context.Context, callers, requests int) (rate
 	if err := failed.Load(); err != nil {
 		return 0, *err
 	}
-	return float64(requests) / time.Since(begin).Seconds(), nil
+	rate = float64(requests) / time.Since(begin).Seconds()
+	if b.cpu {
+		fmt.Fprintf(b.out, "called directly: client %s, upstream %s\n", each(ownTime()-before, requests), each(cpuOf(upstream), requests))
+	}
+	return rate, nil
+}
+
+// ownTime is the processor time that this process has used so far.
+func ownTime() time.Duration {
+	var used syscall.Rusage
+	_ = syscall.Getrusage(syscall.RUSAGE_SELF, &used) // cannot fail
+	return time.Duration(used.Utime.Nano() + used.Stime.Nano())
+}
+
+// cpuOf is the processor time that a child has used so far; 0 where that is not known.
+func cpuOf(p *proc.Process) time.Duration {
+	used, _ := p.CPUTime()
+	return used
+}
+
+func each(used time.Duration, requests int) string {
+	return fmt.Sprintf("%.0f µs", float64(used.Microseconds())/float64(requests))
 }
 
 // measured is what a run showed.
@@ -178,8 +206,9 @@ type measured struct {
 	from, to fakellm.Stats // between a quarter and nine tenths of the answers
 	between  time.Duration
 	last     fakellm.Stats
-	took     time.Duration // from the start of the processor's pulling to the last hand-off
-	stored   int64         // hand-offs whose calls were answered
+	took     time.Duration    // from the start of the processor's pulling to the last hand-off
+	stored   int64            // hand-offs whose calls were answered
+	cpu      [3]time.Duration // that processor, server and upstream used in that time
 }
 
 // rate is of answered calls a second, once it has settled.
@@ -192,8 +221,8 @@ func (m *measured) refused() float64 {
 	return float64(m.to.Limited-m.from.Limited) / float64(m.to.Calls-m.from.Calls)
 }
 
-// run has a processor work off so many hand-offs.
-func (b *generateBench) run(ctx context.Context, requests, workers, connections int, role string) (m *measured, err error) {
+// run has a processor work off so many requests, some of which share a hand-off.
+func (b *generateBench) run(ctx context.Context, requests, together, workers, connections int, role string) (m *measured, err error) {
 	s := new(setting)
 	defer s.close()
 	defer func() {
@@ -222,7 +251,7 @@ func (b *generateBench) run(ctx context.Context, requests, workers, connections 
 	if out, err := proc.Run(ctx, b.program, "provision", "--config", file); err != nil {
 		return nil, fmt.Errorf("provisioning: %w\n%s", err, out)
 	}
-	if err := handOff(s.js, requests); err != nil {
+	if err := handOff(s.js, requests, together); err != nil {
 		return nil, err
 	}
 	if s.processor, err = proc.Command(ctx, &s.log, b.program, "run", "--config", file, "--stages", stages.Generate); err != nil {
@@ -231,23 +260,31 @@ func (b *generateBench) run(ctx context.Context, requests, workers, connections 
 	return s.watch(ctx, requests)
 }
 
-// handOff puts requests into the stream of generate, as the stage before it does.
-func handOff(js jetstream.JetStream, requests int) error {
+// handOff puts requests into the stream of generate, as the batch stage does
+// with those that it has at the same time: so many of a tenant in a message.
+func handOff(js jetstream.JetStream, requests, together int) error {
+	const tenants = 8
 	cfg := config.Default()
 	names := streams.NewLayout(cfg.NATS, cfg.Streams).Names
-	for i := range requests {
-		h := schemas.Handoff{Body: prompt(i)}
-		h.ID, h.Tenant, h.Class, h.Kind, h.Model = fmt.Sprint("r", i), fmt.Sprint("bench", i%8), schemas.Interactive, schemas.Chat, "gpt-4o"
-		h.Sequence, h.Accepted, h.BodyHash = uint64(i+1), schemas.ToMillis(time.Now()), strconv.Itoa(i)
-		data, err := schemas.AppendHandoff(nil, &h)
-		if err != nil {
-			return err
-		}
-		m := nats.NewMsg(names.Handoff(stages.Generate, h.Class, h.Tenant))
-		m.Data = data
-		m.Header.Set(streams.HeaderVersion, strconv.Itoa(schemas.HandoffVersion))
-		if _, err := js.PublishMsgAsync(m, jetstream.WithStallWait(10*time.Second)); err != nil {
-			return err
+	for first := 0; first < requests; first += tenants * together {
+		for tenant := range tenants {
+			m := nats.NewMsg(names.Handoff(stages.Generate, schemas.Interactive, fmt.Sprint("bench", tenant)))
+			m.Header.Set(streams.HeaderVersion, strconv.Itoa(schemas.HandoffVersion))
+			for i := first + tenant; i < min(requests, first+tenants*together); i += tenants {
+				h := schemas.Handoff{Body: prompt(i)}
+				h.ID, h.Tenant, h.Class, h.Kind, h.Model = fmt.Sprint("r", i), fmt.Sprint("bench", tenant), schemas.Interactive, schemas.Chat, "gpt-4o"
+				h.Sequence, h.Accepted, h.BodyHash = uint64(i+1), schemas.ToMillis(time.Now()), strconv.Itoa(i)
+				var err error
+				if m.Data, err = schemas.AppendHandoff(m.Data, &h); err != nil {
+					return err
+				}
+			}
+			if len(m.Data) == 0 {
+				continue
+			}
+			if _, err := js.PublishMsgAsync(m, jetstream.WithStallWait(10*time.Second)); err != nil {
+				return err
+			}
 		}
 	}
 	<-js.PublishAsyncComplete()
@@ -264,6 +301,7 @@ func (s *setting) watch(ctx context.Context, requests int) (*measured, error) {
 	}
 	var m measured
 	var begin, fromAt time.Time
+	var cpu [3]time.Duration
 	tick := time.NewTicker(10 * time.Millisecond)
 	defer tick.Stop()
 	for {
@@ -274,7 +312,7 @@ func (s *setting) watch(ctx context.Context, requests int) (*measured, error) {
 		now := time.Now()
 		switch {
 		case stats.Calls == 0:
-			begin = now
+			begin, cpu = now, s.cpu()
 		case fromAt.IsZero() && stats.Answered >= int64(requests)/4:
 			fromAt, m.from = now, stats
 		case m.between == 0 && !fromAt.IsZero() && stats.Answered >= int64(requests)*9/10:
@@ -287,6 +325,9 @@ func (s *setting) watch(ctx context.Context, requests int) (*measured, error) {
 		}
 		if m.stored = stats.Answered; info.State.Msgs == 0 && m.between > 0 {
 			m.took = time.Since(begin)
+			for i, used := range s.cpu() {
+				m.cpu[i] = used - cpu[i]
+			}
 			return &m, nil
 		}
 		select {
@@ -295,6 +336,11 @@ func (s *setting) watch(ctx context.Context, requests int) (*measured, error) {
 		case <-tick.C:
 		}
 	}
+}
+
+// cpu is the processor time that processor, server and upstream have used so far.
+func (s *setting) cpu() [3]time.Duration {
+	return [3]time.Duration{cpuOf(s.processor), cpuOf(s.nats), cpuOf(s.upstream)}
 }
 
 // upstreamStats asks the upstream for its figures.

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	"github.com/go-json-experiment/json"
 	"github.com/go-json-experiment/json/jsontext"
@@ -35,26 +34,30 @@ var ErrRecorded = errors.New("the request has a recorded answer")
 // concurrent use.
 type Answers struct {
 	nc     *nats.Conn
-	js     jetstream.JetStream
+	put    *jsx.Publisher
 	get    *jsx.Getter
 	bucket string
 }
 
 // NewAnswers opens the bucket. Close ends it.
 func NewAnswers(nc *nats.Conn, l Layout) (*Answers, error) {
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(1024), jetstream.WithPublishAsyncTimeout(10*time.Second))
-	if err != nil {
-		return nil, fmt.Errorf("opening JetStream: %w", err)
-	}
 	get, err := jsx.NewGetter(nc)
 	if err != nil {
 		return nil, err
 	}
-	return &Answers{nc: nc, js: js, get: get, bucket: l.Bucket(BucketAnswers)}, nil
+	put, err := jsx.NewPublisher(nc, jsx.PublisherConfig{})
+	if err != nil {
+		get.Close()
+		return nil, err
+	}
+	return &Answers{nc: nc, put: put, get: get, bucket: l.Bucket(BucketAnswers)}, nil
 }
 
-// Close ends the reads.
-func (a *Answers) Close() { a.get.Close() }
+// Close ends reads and writes.
+func (a *Answers) Close() {
+	a.get.Close()
+	a.put.Close()
+}
 
 func (a *Answers) subject(key string) string { return "$KV." + a.bucket + "." + key }
 
@@ -116,22 +119,18 @@ func (a *Answers) Create(ctx context.Context, key string, record Record) error {
 	if err != nil {
 		return fmt.Errorf("encoding the record of %s: %w", key, err)
 	}
-	future, err := a.js.PublishMsgAsync(&nats.Msg{
-		Subject: a.subject(key), Data: value,
-		Header: nats.Header{jetstream.ExpectedLastSubjSeqHeader: []string{"0"}},
-	}, jetstream.WithStallWait(5*time.Second))
-	if err != nil {
-		return fmt.Errorf("recording the answer of %s: %w", key, err)
+	written, err := a.put.Begin(&nats.Msg{Subject: a.subject(key), Data: value, Header: createOnly})
+	if err == nil {
+		_, err = written.Wait(ctx)
 	}
-	select {
-	case <-future.Ok():
-		return nil
-	case err := <-future.Err():
-		if jsx.IsWrongLastSequence(err) {
-			return ErrRecorded
-		}
-		return fmt.Errorf("recording the answer of %s: %w", key, err)
-	case <-ctx.Done():
-		return ctx.Err()
+	switch {
+	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
+		return err
+	case jsx.IsWrongLastSequence(err):
+		return ErrRecorded
 	}
+	return fmt.Errorf("recording the answer of %s: %w", key, err)
 }
+
+// createOnly has a message stored only if its subject has none.
+var createOnly = nats.Header{jetstream.ExpectedLastSubjSeqHeader: []string{"0"}}

@@ -35,9 +35,6 @@ const (
 	// markerTTL is how long the marker of a deleted or expired key stays, so
 	// that a watch that was cut off for a while still learns of it.
 	markerTTL = time.Hour
-	// leaseMarkerTTL is the same for expired leases, which nobody needs to learn
-	// of later: whoever waits for one looks at it.
-	leaseMarkerTTL = time.Second
 	// templateHistory is how many revisions of a template can be pinned.
 	templateHistory = 64
 )
@@ -59,7 +56,6 @@ func Provision(ctx context.Context, js jetstream.JetStream, l Layout) error {
 	replicas := max(l.Replicas, 1)
 	for _, cfg := range []jetstream.KeyValueConfig{
 		{Bucket: l.Bucket(BucketAnswers), TTL: l.AnswersAge, MaxBytes: l.AnswersBytes},
-		l.leasesConfig(),
 		{Bucket: l.Bucket(BucketTemplates), History: templateHistory, MaxBytes: templatesBytes},
 		{Bucket: l.Bucket(BucketModels), MaxBytes: modelsBytes},
 		{Bucket: l.Bucket(BucketCancelled), TTL: cancelledFor, MaxBytes: cancelledBytes},
@@ -70,13 +66,36 @@ func Provision(ctx context.Context, js jetstream.JetStream, l Layout) error {
 			return err
 		}
 	}
+	if err := provisionLeases(ctx, js, l); err != nil {
+		return err
+	}
 	return provisionCache(ctx, js, l)
 }
 
-// leasesConfig is that of the leases' bucket, which is in memory: it goes with
-// the only server that has it, and is made anew when that is back.
-func (l Layout) leasesConfig() jetstream.KeyValueConfig {
-	return jetstream.KeyValueConfig{Bucket: l.Bucket(BucketLeases), LimitMarkerTTL: leaseMarkerTTL, Storage: jetstream.MemoryStorage, MaxBytes: leasesBytes}
+// provisionLeases makes the leases' bucket, which is in memory: it goes with the
+// only server that has it, and is made anew when that is back. It is made by
+// hand, since most leases run out: where the client library lets messages have
+// an end, the server stores a marker of each.
+func provisionLeases(ctx context.Context, js jetstream.JetStream, l Layout) error {
+	bucket := l.Bucket(BucketLeases)
+	name := "KV_" + bucket
+	have, err := jsx.Copies(ctx, js, name)
+	if err != nil {
+		return err
+	}
+	cfg := jetstream.StreamConfig{
+		Name: name, Subjects: []string{"$KV." + bucket + ".>"}, Storage: jetstream.MemoryStorage,
+		MaxMsgsPerSubject: 1, Discard: jetstream.DiscardNew, MaxBytes: leasesBytes,
+		AllowRollup: true, DenyDelete: true, AllowDirect: true, AllowMsgTTL: true,
+		Replicas: max(have, l.Replicas, 1),
+	}
+	if _, err := js.CreateOrUpdateStream(ctx, cfg); err != nil {
+		return fmt.Errorf("setting up bucket %s: %w", bucket, err)
+	}
+	if have > 0 && have < cfg.Replicas {
+		return jsx.AwaitCopies(ctx, js, name)
+	}
+	return nil
 }
 
 // Buckets lists the full names of all buckets, those of the budgets too.

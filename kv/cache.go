@@ -73,6 +73,7 @@ type Cache struct {
 	nc     *nats.Conn
 	js     jetstream.JetStream
 	get    *jsx.Getter
+	put    *jsx.Publisher
 	bucket string
 	stop   func()
 
@@ -86,7 +87,7 @@ type Cache struct {
 	first atomic.Uint64 // the bucket's first sequence: what is below was evicted
 	aging atomic.Uint64 // what is below will be evicted soon
 	count func(result string)
-	puts  chan put
+	puts  atomic.Int64 // under way
 	done  sync.WaitGroup
 
 	waiting map[string]*waiting // by key
@@ -96,13 +97,6 @@ type Cache struct {
 type waiting struct {
 	changed chan struct{}
 	waiters int
-}
-
-type put struct {
-	key    string
-	entry  Entry
-	future jetstream.PubAckFuture
-	stored func()
 }
 
 // indexKey stands for a key in the index. Two keys that share one, of a million
@@ -116,7 +110,7 @@ func hashKey(key string) indexKey { return indexKey(maphash.String(indexSeed, ke
 // NewCache opens the bucket and follows it until Close. count is told of
 // entries that are damaged or too large to be kept.
 func NewCache(ctx context.Context, nc *nats.Conn, l Layout, cfg CacheConfig, count func(result string)) (*Cache, error) {
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(pendingPuts), jetstream.WithPublishAsyncTimeout(10*time.Second))
+	js, err := jetstream.New(nc)
 	if err != nil {
 		return nil, fmt.Errorf("opening JetStream: %w", err)
 	}
@@ -124,32 +118,38 @@ func NewCache(ctx context.Context, nc *nats.Conn, l Layout, cfg CacheConfig, cou
 	if err != nil {
 		return nil, err
 	}
+	publisher, err := jsx.NewPublisher(nc, jsx.PublisherConfig{Window: 2 * pendingPuts}) // which is never full
+	if err != nil {
+		get.Close()
+		return nil, err
+	}
 	c := &Cache{
-		nc: nc, js: js, get: get, bucket: l.Bucket(BucketCache), local: newMemory(cfg), count: count,
-		index: map[indexKey]uint64{}, puts: make(chan put, pendingPuts), waiting: map[string]*waiting{},
+		nc: nc, js: js, get: get, put: publisher, bucket: l.Bucket(BucketCache), local: newMemory(cfg), count: count,
+		index: map[indexKey]uint64{}, waiting: map[string]*waiting{},
 	}
 	stopWatch, err := jsx.Watch(ctx, js, jsx.WatchConfig{
 		Bucket: c.bucket, HeadersOnly: true, Apply: c.apply, Lost: func(error) { c.setStale(true) },
 	})
 	if err != nil {
 		get.Close()
+		publisher.Close()
 		return nil, err
 	}
 	background, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	c.done.Go(func() { c.pollFirst(background) })
-	c.done.Go(c.keepPuts)
 	c.done.Go(func() { c.syncEvery(background, cfg.SyncInterval.Std()) })
 	c.stop = sync.OnceFunc(func() {
 		stopWatch()
 		cancel()
-		close(c.puts)
 		c.done.Wait()
 		get.Close()
+		publisher.Close()
 	})
 	return c, nil
 }
 
-// Close ends the watch. Put must not be called any more.
+// Close waits for what is being put, and ends the watch. Put must not be called
+// any more.
 func (c *Cache) Close() { c.stop() }
 
 func (c *Cache) subject(key string) string { return "$KV." + c.bucket + "." + key }
@@ -340,20 +340,32 @@ func (c *Cache) publish(key string, entry Entry, stored func()) bool {
 		c.count(CountTooLarge)
 		return false
 	}
+	if c.puts.Add(1) > pendingPuts {
+		c.puts.Add(-1)
+		return false
+	}
+	c.done.Add(1)
 	ttl := max(time.Until(entry.Expires.Time()).Round(time.Second), time.Second)
-	future, err := c.js.PublishMsgAsync(&nats.Msg{
+	err = c.put.Publish(&nats.Msg{
 		Subject: c.subject(key), Data: value,
 		Header: nats.Header{"Nats-TTL": []string{strconv.Itoa(int(ttl/time.Second)) + "s"}},
+	}, func(ack jsx.Ack, err error) {
+		if err == nil { // what was not stored is not kept
+			c.keep(key, entry, ack.Sequence)
+		}
+		stored()
+		c.ended()
 	})
 	if err != nil {
-		return false
+		c.ended()
 	}
-	select {
-	case c.puts <- put{key, entry, future, stored}:
-		return true
-	default:
-		return false
-	}
+	return err == nil
+}
+
+// ended notes that a write is no longer under way.
+func (c *Cache) ended() {
+	c.puts.Add(-1)
+	c.done.Done()
 }
 
 func encodeEntry(bare *Entry, answer jsontext.Value) ([]byte, error) {
@@ -361,18 +373,6 @@ func encodeEntry(bare *Entry, answer jsontext.Value) ([]byte, error) {
 		return json.Marshal(bare)
 	}
 	return marshalWith(bare, answer)
-}
-
-// keepPuts keeps in memory what was stored.
-func (c *Cache) keepPuts() {
-	for p := range c.puts {
-		select {
-		case ack := <-p.future.Ok():
-			c.keep(p.key, p.entry, ack.Sequence)
-		case <-p.future.Err(): //nolint:errcheck // what was not stored is not kept
-		}
-		p.stored()
-	}
 }
 
 // Delete removes a key, for every replica; for this one at once.

@@ -30,7 +30,8 @@ func (l Layout) KeysOf(tenant string) []TenantKeys {
 	}
 }
 
-// LeasesOf gives how many calls of a tenant run now, by their leases.
+// LeasesOf gives how many calls of a tenant may run now, by their leases: those
+// of calls that were answered count until they run out, after 15 s at most.
 func (l Layout) LeasesOf(ctx context.Context, js jetstream.JetStream, tenant string) (held int, err error) {
 	bucket := l.Bucket(BucketLeases)
 	err = EachMessage(ctx, js, "KV_"+bucket, "$KV."+bucket+"."+tenant+".>", func(m jetstream.Msg) error {

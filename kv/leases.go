@@ -31,6 +31,10 @@ const (
 	makeTimeout = 10 * time.Second
 	// maxLeases bounds the leases that a process holds and the creations under way.
 	maxLeases = 8192
+	// maxLapsing bounds the leases of a process that wait for their end: those of
+	// 4,000 answers a second. Each takes about 200 of the bucket's bytes, so that
+	// it has room for those of twenty such processes.
+	maxLapsing = 1 << 16
 )
 
 // LeaseState is what is known of a lease.
@@ -56,6 +60,7 @@ type Lease struct {
 type Leases struct {
 	nc      *nats.Conn
 	js      jetstream.JetStream
+	put     *jsx.Publisher
 	bucket  string
 	process string
 	alive   func(process string) string
@@ -65,8 +70,9 @@ type Leases struct {
 	missing  atomic.Bool // the bucket was not there when last asked
 	headless *jsx.Headless
 
-	mu   sync.Mutex
-	held map[string]*held
+	mu      sync.Mutex
+	held    map[string]*held
+	lapsing lapsing
 }
 
 type held struct {
@@ -80,13 +86,21 @@ type held struct {
 // subject token, and answers under alive(process) whether it works on a key.
 // Close ends it.
 func NewLeases(nc *nats.Conn, l Layout, process string, alive func(process string) string) (*Leases, error) {
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(maxLeases), jetstream.WithPublishAsyncTimeout(10*time.Second))
+	js, err := jetstream.New(nc)
 	if err != nil {
 		return nil, fmt.Errorf("opening JetStream: %w", err)
 	}
-	s := &Leases{nc: nc, js: js, bucket: l.Bucket(BucketLeases), process: process, alive: alive, layout: l, headless: jsx.NewHeadless("KV_" + l.Bucket(BucketLeases)), held: map[string]*held{}}
+	put, err := jsx.NewPublisher(nc, jsx.PublisherConfig{Window: maxLeases})
+	if err != nil {
+		return nil, err
+	}
+	s := &Leases{
+		nc: nc, js: js, put: put, bucket: l.Bucket(BucketLeases), process: process, alive: alive, layout: l,
+		headless: jsx.NewHeadless("KV_" + l.Bucket(BucketLeases)), held: map[string]*held{},
+	}
 	sub, err := nc.Subscribe(alive(process), s.answer)
 	if err != nil {
+		put.Close()
 		return nil, fmt.Errorf("answering for process %s: %w", process, err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -96,6 +110,7 @@ func NewLeases(nc *nats.Conn, l Layout, process string, alive func(process strin
 		cancel()
 		done.Wait()
 		_ = sub.Unsubscribe()
+		put.Close()
 	})
 	return s, nil
 }
@@ -118,18 +133,20 @@ func (s *Leases) answer(m *nats.Msg) {
 // is this process's now; else somebody holds it, or held it a moment ago: see
 // Check. With an error none is taken.
 func (s *Leases) Take(ctx context.Context, keys []string) (taken []bool, err error) {
-	futures := make([]jetstream.PubAckFuture, len(keys))
+	asked := make([]*jsx.Future, len(keys))
 	taken = make([]bool, len(keys))
 	for i, key := range keys {
 		if !s.reserve(key) {
 			continue
 		}
-		futures[i], err = s.js.PublishMsgAsync(s.message(key, 0), jetstream.WithStallWait(time.Second))
+		asked[i], err = s.put.Begin(s.message(key, 0))
 		if err != nil {
+			s.forget(key)
+			asked[i] = nil
 			break
 		}
 	}
-	for i, future := range futures {
+	for i, future := range asked {
 		if future == nil {
 			continue
 		}
@@ -143,7 +160,7 @@ func (s *Leases) Take(ctx context.Context, keys []string) (taken []bool, err err
 		return taken, nil
 	}
 	for i, key := range keys {
-		if futures[i] != nil {
+		if taken[i] {
 			s.Release(key)
 		}
 	}
@@ -174,24 +191,24 @@ func (s *Leases) reserve(key string) bool {
 }
 
 // await learns whether a reserved lease was granted; if not, it is forgotten.
-func (s *Leases) await(ctx context.Context, key string, future jetstream.PubAckFuture) error {
-	var err error
-	select {
-	case ack := <-future.Ok():
-		s.mu.Lock()
-		if h := s.held[key]; h != nil {
-			h.revision, h.renewed = ack.Sequence, time.Now()
-		}
-		s.mu.Unlock()
-		return nil
-	case err = <-future.Err():
-	case <-ctx.Done():
-		err = ctx.Err()
+func (s *Leases) await(ctx context.Context, key string, asked *jsx.Future) error {
+	ack, err := asked.Wait(ctx)
+	if err != nil {
+		s.forget(key)
+		return err
 	}
 	s.mu.Lock()
+	defer s.mu.Unlock()
+	if h := s.held[key]; h != nil {
+		h.revision, h.renewed = ack.Sequence, time.Now()
+	}
+	return nil
+}
+
+func (s *Leases) forget(key string) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
 	delete(s.held, key)
-	s.mu.Unlock()
-	return err
 }
 
 // Check looks at a lease, and asks its holder whether it still works on it.
@@ -237,12 +254,12 @@ func (s *Leases) TakeOver(ctx context.Context, key string, revision uint64) (boo
 	if !s.reserve(key) {
 		return false, nil
 	}
-	future, err := s.js.PublishMsgAsync(s.message(key, revision), jetstream.WithStallWait(time.Second))
+	asked, err := s.put.Begin(s.message(key, revision))
 	if err != nil {
-		s.Release(key)
+		s.forget(key)
 		return false, fmt.Errorf("taking the lease %s over: %w", key, err)
 	}
-	err = s.await(ctx, key, future)
+	err = s.await(ctx, key, asked)
 	switch {
 	case err == nil:
 		return true, nil
@@ -269,6 +286,45 @@ func (s *Leases) Release(key string) {
 	}})
 }
 
+// Lapse gives a lease up and leaves it to its end: that costs the server nothing,
+// and who meets it until then is told that nobody works on it, as by a marker.
+// Where too many are left already, it is Release.
+func (s *Leases) Lapse(key string) {
+	s.mu.Lock()
+	lapses := s.held[key] != nil && s.lapsing.add()
+	if lapses {
+		delete(s.held, key)
+	}
+	s.mu.Unlock()
+	if !lapses {
+		s.Release(key)
+	}
+}
+
+// lapsing counts the leases that wait for their end, by the second in which they
+// were left.
+type lapsing struct {
+	all     int
+	seconds [leaseTTL/time.Second + 1]int
+	now     int
+}
+
+func (l *lapsing) add() bool {
+	if l.all >= maxLapsing {
+		return false
+	}
+	l.all++
+	l.seconds[l.now]++
+	return true
+}
+
+// tick begins another second: what was left longest ago has ended.
+func (l *lapsing) tick() {
+	l.now = (l.now + 1) % len(l.seconds)
+	l.all -= l.seconds[l.now]
+	l.seconds[l.now] = 0
+}
+
 // renew keeps what is held until ctx ends.
 func (s *Leases) renew(ctx context.Context) {
 	ticker := time.NewTicker(time.Second)
@@ -278,6 +334,9 @@ func (s *Leases) renew(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		case now := <-ticker.C:
+			s.mu.Lock()
+			s.lapsing.tick()
+			s.mu.Unlock()
 			if s.missing.Swap(false) {
 				s.make(ctx)
 			}
@@ -299,7 +358,7 @@ func (s *Leases) make(ctx context.Context) {
 		}
 		return
 	}
-	if err := ensureBucket(ctx, s.js, s.layout.leasesConfig(), max(s.layout.Replicas, 1)); err != nil {
+	if err := provisionLeases(ctx, s.js, s.layout); err != nil {
 		slog.Warn("making the bucket of leases anew failed", "error", err)
 	}
 }
@@ -318,35 +377,31 @@ func (s *Leases) renewDue(ctx context.Context, now time.Time) {
 		}
 	}
 	s.mu.Unlock()
-	futures := make(map[string]jetstream.PubAckFuture, len(due))
+	asked := make(map[string]*jsx.Future, len(due))
 	for key, revision := range due {
-		if future, err := s.js.PublishMsgAsync(s.message(key, revision), jetstream.WithStallWait(time.Second)); err == nil {
-			futures[key] = future
+		if future, err := s.put.Begin(s.message(key, revision)); err == nil {
+			asked[key] = future
 		}
 	}
 	for key := range due {
-		s.renewed(ctx, key, futures[key])
+		s.renewed(ctx, key, asked[key])
 	}
 }
 
-func (s *Leases) renewed(ctx context.Context, key string, future jetstream.PubAckFuture) {
-	var sequence uint64
+func (s *Leases) renewed(ctx context.Context, key string, asked *jsx.Future) {
+	var ack jsx.Ack
 	lost := false
-	if future != nil {
-		select {
-		case ack := <-future.Ok():
-			sequence = ack.Sequence
-		case err := <-future.Err():
-			lost = jsx.IsWrongLastSequence(err)
-		case <-ctx.Done():
-		}
+	if asked != nil {
+		var err error
+		ack, err = asked.Wait(ctx)
+		lost = jsx.IsWrongLastSequence(err)
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if h := s.held[key]; h != nil {
 		h.renewing, h.lost = false, lost
-		if sequence != 0 {
-			h.revision, h.renewed = sequence, time.Now()
+		if ack.Sequence != 0 {
+			h.revision, h.renewed = ack.Sequence, time.Now()
 		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
+	"github.com/adpa/processor/internal/jsx"
 	"github.com/adpa/processor/internal/natstest"
 )
 
@@ -147,4 +148,74 @@ func TestALeaseThatWasLostIsTakenAnewIfItIsFree(t *testing.T) {
 	}
 	require.Equal(t, LeaseHeld, check(t, one, "acme.a").State)
 	require.Equal(t, LeaseGone, check(t, one, "acme.b").State, "what somebody else took is theirs")
+}
+
+func TestALeaseThatLapsesIsFreeToWhoLooks(t *testing.T) {
+	nc, js := open(t)
+	one, two := newLeases(t, nc, "one"), newLeases(t, nc, "two")
+	_, err := one.Take(t.Context(), []string{"acme.a"})
+	require.NoError(t, err)
+	stream, err := js.Stream(t.Context(), "KV_llm_leases")
+	require.NoError(t, err)
+	before, err := stream.Info(t.Context())
+	require.NoError(t, err)
+	one.Lapse("acme.a")
+	for _, l := range []*Leases{one, two} {
+		taken, err := l.Take(t.Context(), []string{"acme.a"})
+		require.NoError(t, err)
+		require.Equal(t, []bool{false}, taken, "its answer may be there")
+		require.Equal(t, LeaseFree, check(t, l, "acme.a").State)
+	}
+	after, err := stream.Info(t.Context())
+	require.NoError(t, err)
+	require.Equal(t, before.State.LastSeq, after.State.LastSeq, "it was not written")
+	ok, err := two.TakeOver(t.Context(), "acme.a", check(t, two, "acme.a").Revision)
+	require.NoError(t, err)
+	require.True(t, ok)
+	require.Equal(t, LeaseHeld, check(t, one, "acme.a").State)
+}
+
+func TestLapsingLeasesAreBounded(t *testing.T) {
+	nc, _ := open(t)
+	one := newLeases(t, nc, "one")
+	_, err := one.Take(t.Context(), []string{"acme.a", "acme.b"})
+	require.NoError(t, err)
+	one.mu.Lock()
+	for range maxLapsing {
+		require.True(t, one.lapsing.add())
+	}
+	one.mu.Unlock()
+	one.Lapse("acme.a")
+	eventually(t, "released", func() bool {
+		m, found, err := jsx.LastFromLeader(t.Context(), nc, "KV_llm_leases", "$KV.llm_leases.acme.a")
+		return err == nil && found && len(m.Data) == 0
+	})
+	one.mu.Lock()
+	for range len(one.lapsing.seconds) {
+		one.lapsing.tick()
+	}
+	require.Zero(t, one.lapsing.all, "all have ended")
+	one.mu.Unlock()
+	one.Lapse("acme.b")
+	m, found, err := jsx.LastFromLeader(t.Context(), nc, "KV_llm_leases", "$KV.llm_leases.acme.b")
+	require.NoError(t, err)
+	require.True(t, found)
+	require.Equal(t, "one", string(m.Data), "left to its end")
+}
+
+func TestALeaseLeavesNothingBehindWhenItEnds(t *testing.T) {
+	_, js := open(t)
+	_, err := js.PublishMsg(t.Context(), &nats.Msg{
+		Subject: "$KV.llm_leases.acme.a", Data: []byte("one"), Header: nats.Header{jetstream.MsgTTLHeader: []string{"1s"}},
+	})
+	require.NoError(t, err)
+	stream, err := js.Stream(t.Context(), "KV_llm_leases")
+	require.NoError(t, err)
+	require.Eventually(t, func() bool {
+		info, err := stream.Info(t.Context())
+		return err == nil && info.State.Msgs == 0
+	}, 10*time.Second, 10*time.Millisecond)
+	info, err := stream.Info(t.Context())
+	require.NoError(t, err)
+	require.EqualValues(t, 1, info.State.LastSeq, "no marker was stored")
 }

@@ -32,6 +32,24 @@ func TestAnswersThatWereCutOffAreSharedAndNotKept(t *testing.T) {
 	p.publish("later", chat("hello"))
 	require.Equal(t, "miss", p.await("later").About.Cache)
 	require.EqualValues(t, 2, p.upstream.Stats().Calls)
+	counted := p.cacheCounts()
+	require.EqualValues(t, 2, counted["miss"])
+	require.EqualValues(t, 19, counted["shared"])
+}
+
+// cacheCounts is what the metric of the cache says, by result.
+func (p *testPipeline) cacheCounts() map[string]float64 {
+	counts := map[string]float64{}
+	metrics, err := p.registry.Gather()
+	require.NoError(p.t, err)
+	for _, m := range metrics {
+		if m.GetName() == "processor_cache_requests_total" {
+			for _, of := range m.GetMetric() {
+				counts[of.GetLabel()[0].GetValue()] = of.GetCounter().GetValue()
+			}
+		}
+	}
+	return counts
 }
 
 func TestTenantsDoNotShare(t *testing.T) {

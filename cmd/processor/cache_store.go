@@ -33,6 +33,9 @@ func cacheConfig(c kv.CacheConfig) cache.Config {
 func (d *deps) remember(r *stages.Request, record generate.Record, kept func()) {
 	d.metrics.paid(record.Model, record.Usage, record.CostUSD, r.Tokens.Saved)
 	d.budgets.learn(r, record)
+	if r.Cache == cache.Miss && r.Round == 0 {
+		d.metrics.cacheResult(cache.Miss)
+	}
 	if r.Cache == cache.Off || r.Fingerprint == "" {
 		kept()
 		return

@@ -19,6 +19,7 @@ import (
 	"github.com/adpa/processor/kv"
 	"github.com/adpa/processor/kv/budget"
 	"github.com/adpa/processor/stages"
+	"github.com/adpa/processor/stages/cache"
 	"github.com/adpa/processor/stages/compress"
 	"github.com/adpa/processor/stages/generate"
 	"github.com/adpa/processor/stages/generate/limit"
@@ -119,7 +120,7 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	d.models.selector.open = d.limits.Open
 	d.generate = generate.New(cfg.Pipeline.Workers[stages.Generate], generate.Deps{
 		Ledger: past{d}, Router: d.route, Cost: d.models.cost,
-		Budget: d.budgets, Answered: d.remember, Flights: shared{flights{d.leases, d.cache}, d}, Deltas: d.deltas.Begin, Prefixes: d.prefixes(),
+		Budget: d.budgets, Answered: d.remember, Shared: func() { d.metrics.cacheResult(cache.Shared) }, Flights: shared{flights{d.leases, d.cache}, d}, Deltas: d.deltas.Begin, Prefixes: d.prefixes(),
 		Limits: d.limits, Tokens: d.callTokens, Says: d.models.said, Timeout: timeouts(cfg),
 		Called: d.called, Prepare: d.prepareTuned,
 	})

@@ -10,6 +10,7 @@ import (
 	"github.com/adpa/processor/internal/providers"
 	"github.com/adpa/processor/internal/tokens"
 	"github.com/adpa/processor/schemas"
+	"github.com/adpa/processor/stages/cache"
 	"github.com/adpa/processor/stages/generate"
 	"github.com/adpa/processor/streams"
 )
@@ -30,7 +31,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 	m := &metrics{
 		streams: streams.NewMetrics(),
 		cache: prometheus.NewCounterVec(prometheus.CounterOpts{
-			Name: "processor_cache_requests_total", Help: "Requests by what the cache had for them.",
+			Name: "processor_cache_requests_total", Help: "Requests by where their answer came from.",
 		}, []string{"result"}),
 		tokens: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "processor_tokens_total", Help: "Tokens that were billed (prompt, cached, completion) or not sent (saved).",
@@ -48,7 +49,7 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 			Name: "processor_budget_denials_total", Help: "Requests that a budget did not allow, by the limit that was in the way.",
 		}, []string{"reason"}),
 	}
-	for _, result := range []string{"hit", "miss", "off"} {
+	for _, result := range []string{"hit", "miss", "shared", "off"} {
 		m.cache.WithLabelValues(result)
 	}
 	if registry != nil {
@@ -59,6 +60,14 @@ func newMetrics(registry prometheus.Registerer) *metrics {
 }
 
 func (m *metrics) cacheResult(result string) { m.cache.WithLabelValues(result).Inc() }
+
+// looked counts what the cache said of a request. A miss is counted once it is
+// known whether the request got an answer of its own or that of an equal one.
+func (m *metrics) looked(result string) {
+	if result != cache.Miss {
+		m.cacheResult(result)
+	}
+}
 
 func (m *metrics) paid(model string, usage schemas.Usage, cost float64, saved int) {
 	m.tokens.WithLabelValues("prompt").Add(float64(usage.PromptTokens))

@@ -30,7 +30,7 @@ func steps(d *deps) []streams.Step {
 	c, scoring := d.settings(), d.scoring()
 	return []streams.Step{
 		{Name: stages.Compress, Stage: stages.Before(scoring.Ask, stages.Before(d.tuner.Ask, stages.Before(d.templates.Render, stages.Before(d.forms.Ask, compress.Stage(d.compressor)))))},
-		{Name: stages.Cache, Stage: cache.New(d.cacheConfig(), d.replay.over(d.cached()), d.metrics.cacheResult)},
+		{Name: stages.Cache, Stage: cache.New(d.cacheConfig(), d.replay.over(d.cached()), d.metrics.looked)},
 		{Name: stages.Batch, Stage: batch.New(c.Batch, batch.Limits{Bytes: d.messageRoom()})},
 		{Name: stages.Generate, Stage: d.generate, Slice: 64, Workers: 2},
 		{Name: stages.Score, Stage: streamed(stages.Before(d.forms.Check, scoring), d.deltas.Begin)},

@@ -136,7 +136,7 @@ func TestAnErasedTenantLeavesNothing(t *testing.T) {
 	require.Contains(t, stderr, "nothing was removed; add --yes")
 	require.Equal(t, places["KV_llm_cache"], matching(stored(t, p.js), "acme")["KV_llm_cache"])
 
-	status, stdout, stderr = p.command("tenant", "erase", "acme", "--yes", "--json", "--wait", "20s")
+	status, stdout, stderr = p.command("tenant", "erase", "acme", "--yes", "--json", "--wait", "1m")
 	require.Zero(t, status, stderr+stdout)
 	require.Contains(t, stdout, `{"place":"LLM_ARCHIVE","subjects":"llm.requests.acme","messages":6}`)
 	after := stored(t, p.js)

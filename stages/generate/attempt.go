@@ -242,15 +242,14 @@ func (a *attempt) run(ctx context.Context) (schemas.Answer, error) {
 	}
 	a.flight.turn.Sent(time.Now())
 	a.place.Begin()
-	begun := time.Now()
 	if a.until.IsZero() && a.deps.Timeout != nil {
 		if timeout := a.deps.Timeout(a.route.Provider); timeout > 0 {
-			a.until = begun.Add(timeout)
+			a.until = time.Now().Add(timeout)
 		}
 	}
-	answer, err := a.Stage.call(ctx, a.r, a.route, a.call)
+	answer, took, err := a.Stage.call(ctx, a.r, a.route, a.call)
 	outcome := outcomeOf(ctx, answer, err)
-	outcome.Took = time.Since(begun)
+	outcome.Took = took
 	if a.deps.Says != nil {
 		outcome.Calls, outcome.AllTokens, outcome.Says = a.deps.Says(a.route)
 	}

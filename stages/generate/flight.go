@@ -22,8 +22,11 @@ type Flights interface {
 	// Look tells who holds a lease, and TakeOver takes it if it has not changed since.
 	Look(ctx context.Context, key string) (Lease, error)
 	TakeOver(ctx context.Context, key string, lease Lease) (taken bool, err error)
-	// Release gives a lease up. It does not wait.
+	// Release gives a lease up whose call brought no answer. Lapse is for one whose
+	// answer can be found: it may stay for a while, and is free to who looks at
+	// it. Neither waits.
 	Release(key string)
+	Lapse(key string)
 	// Find gives what answers there are, as far as this process knows; Now asks
 	// where it is certain.
 	Find(ctx context.Context, keys []string) map[string]Shared
@@ -223,11 +226,11 @@ func (s *Stage) landKnown(ctx context.Context, flights []*flight, leased bool) [
 			continue
 		}
 		if leased {
-			s.deps.Flights.Release(f.key)
+			s.deps.Flights.Lapse(f.key)
 		}
 		leader := f.leader
 		f.leader = nil
-		share(leader.request, shared)
+		s.share(leader.request, shared)
 		leader.end(stages.Continue())
 		s.landShared(f, shared)
 	}
@@ -241,8 +244,11 @@ func usable(shared Shared, r *stages.Request) bool {
 // share gives a request the answer to an equal one: it costs nothing beyond what
 // answers before it cost. That of a later round was asked for on behalf of all
 // who share it, as one of the attempts of each.
-func share(r *stages.Request, shared Shared) {
+func (s *Stage) share(r *stages.Request, shared Shared) {
 	r.Cache = cache.Shared
+	if s.deps.Shared != nil {
+		s.deps.Shared()
+	}
 	r.Answer, r.Usage, r.CostUSD = shared.Answer, r.Earlier.Usage.Add(shared.Usage), r.Earlier.CostUSD
 	if r.Round == 0 {
 		r.Tokens.Bill(shared.Usage.PromptTokens)
@@ -283,7 +289,7 @@ func (s *Stage) landShared(f *flight, shared Shared) {
 			p.end(stages.Wait(time.Second)) // its own answer is on record, and found so
 			continue
 		}
-		share(p.request, shared)
+		s.share(p.request, shared)
 		p.end(stages.Continue())
 	}
 }
@@ -454,19 +460,19 @@ func (s *Stage) start(ctx context.Context, f *flight) {
 		return
 	}
 	if waiting != nil { // takes a worker once who goes ahead of it is there
-		go func() {
+		s.crew.do(func() {
 			f.turn = s.followPrefix(call, r, prompt)
 			s.end(ctx, f, s.work(call, f, r, false))
-		}()
+		})
 		return
 	}
 	if s.limited(r) { // takes a worker once it is granted its budget
-		go func() { s.end(ctx, f, s.work(call, f, r, false)) }()
+		s.crew.do(func() { s.end(ctx, f, s.work(call, f, r, false)) })
 		return
 	}
 	select {
 	case s.slots <- struct{}{}:
-		go func() { s.end(ctx, f, s.work(call, f, r, true)) }()
+		s.crew.do(func() { s.end(ctx, f, s.work(call, f, r, true)) })
 	case <-s.draining.Done():
 		s.end(ctx, f, handedBack)
 	}
@@ -539,6 +545,13 @@ func sharedOf(r *stages.Request) Shared {
 func (s *Stage) release(key string) {
 	if s.deps.Flights != nil {
 		s.deps.Flights.Release(key)
+	}
+}
+
+// lapse gives up the lease of a request that has a recorded answer.
+func (s *Stage) lapse(key string) {
+	if s.deps.Flights != nil {
+		s.deps.Flights.Lapse(key)
 	}
 }
 

@@ -74,6 +74,15 @@ func (f *flights) Release(key string) {
 	delete(f.holders, key)
 }
 
+// answered is the holder of a lease that lapses.
+const answered = "answered"
+
+func (f *flights) Lapse(key string) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.holders[key] = answered
+}
+
 func (f *flights) Find(_ context.Context, keys []string) map[string]generate.Shared {
 	f.mu.Lock()
 	defer f.mu.Unlock()
@@ -114,7 +123,13 @@ func (f *flights) answer(key string, shared generate.Shared) {
 func (f *flights) held() int {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	return len(f.holders)
+	held := 0
+	for _, holder := range f.holders {
+		if holder != answered {
+			held++
+		}
+	}
+	return held
 }
 
 func newSharing(l *ledger, c *caller, f generate.Flights) *generate.Stage {

@@ -79,6 +79,8 @@ type Deps struct {
 	// It must not block; it calls kept once equal requests find the answer, or
 	// when they never will. May be nil.
 	Answered func(r *stages.Request, record Record, kept func())
+	// Shared is told of each request that got the answer to an equal one. May be nil.
+	Shared func()
 	// Flights lets equal requests in all processes share a call. Without it
 	// (nil) those of this process do.
 	Flights Flights
@@ -127,6 +129,7 @@ type Stage struct {
 
 	parked atomic.Int64 // requests that wait for budget, without a worker
 
+	crew    crew
 	parking *stages.Parking // of those that wait for equal ones
 
 	mu      sync.Mutex
@@ -215,11 +218,8 @@ func (s *Stage) prepare(r *stages.Request, route Route, call *schemas.Call) {
 	})
 }
 
-// call calls the model and tells how it went.
-func (s *Stage) call(ctx context.Context, r *stages.Request, route Route, call schemas.Call) (schemas.Answer, error) {
-	if s.deps.Called == nil {
-		return route.Caller.Generate(ctx, call)
-	}
+// call calls the model and tells how it went, and how long it took.
+func (s *Stage) call(ctx context.Context, r *stages.Request, route Route, call schemas.Call) (answer schemas.Answer, took time.Duration, err error) {
 	begun := time.Now()
 	var first time.Duration
 	if delta := call.Delta; delta != nil {
@@ -230,9 +230,12 @@ func (s *Stage) call(ctx context.Context, r *stages.Request, route Route, call s
 			delta(chunk)
 		}
 	}
-	answer, err := route.Caller.Generate(ctx, call)
-	s.deps.Called(Called{Request: r, Route: route, Took: time.Since(begun), First: first, Answer: answer, Err: err})
-	return answer, err
+	answer, err = route.Caller.Generate(ctx, call)
+	took = time.Since(begun)
+	if s.deps.Called != nil {
+		s.deps.Called(Called{Request: r, Route: route, Took: took, First: first, Answer: answer, Err: err})
+	}
+	return answer, took, err
 }
 
 // record makes the answer safe before anything else is done with it.
@@ -245,15 +248,15 @@ func (s *Stage) record(ctx context.Context, r *stages.Request, record Record) st
 		if err == nil {
 			key := flightKey(r)
 			if s.deps.Answered != nil {
-				s.deps.Answered(r, record, func() { s.release(key) })
+				s.deps.Answered(r, record, func() { s.lapse(key) })
 			} else {
-				s.release(key)
+				s.lapse(key)
 			}
 			use(r, record)
 			return stages.Continue()
 		}
 		if errors.Is(err, ErrRecorded) {
-			s.release(flightKey(r))
+			s.lapse(flightKey(r))
 			use(r, kept)
 			return stages.Continue()
 		}
