@@ -15,6 +15,9 @@ const (
 	// sweepEvery is how often an exchange looks for answers that its
 	// subscription missed.
 	sweepEvery = 5 * time.Second
+	// publishSlice bounds what an exchange publishes before it looks at the
+	// acknowledgements.
+	publishSlice = 512
 	// sweepSlice is how many stored responses it holds at a time while it does.
 	sweepSlice = 256
 )

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"hash/fnv"
 	"strconv"
+	"sync"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -27,8 +28,6 @@ const (
 	// publish that the server did not take.
 	publishFirst = 20 * time.Millisecond
 	publishMost  = 2 * time.Second
-	// publishSlice bounds what is published before the acknowledgements are looked at.
-	publishSlice = 512
 	// publishLinger is how long a publish waits for company while at least
 	// lingerHeld other requests are being worked on.
 	publishLinger = time.Millisecond
@@ -47,70 +46,51 @@ func MaxRequest(maxPayload int) int { return maxPayload - payloadReserve }
 type outcome struct {
 	item     *item
 	verdict  stages.Verdict
-	messages []*nats.Msg              // what it has published, once that is known
-	futures  []jetstream.PubAckFuture // of the messages, once published
-	tries    int                      // publishes that failed so far
-	size     int                      // of the requests, about, where they share a message
+	messages []*nats.Msg // what it has published, once that is known
+	tries    int         // publishes that failed so far
+	size     int         // of the requests, about, where they share a message
+
+	mu      sync.Mutex
+	unacked int   // messages whose fate is not known
+	failure error // of one that was not stored, the worst
 }
 
 // publish carries out verdicts until ctx ends: it publishes what they ask for,
 // as much at a time as is there, awaits the acknowledgements and settles the inputs.
 func (r *Runner) publish(ctx context.Context) {
-	awaiting := make(chan outcome, asyncPending)
-	failed := make(chan outcome, asyncPending)
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		for o := range awaiting {
-			r.await(ctx, o, failed)
-		}
-	}()
-	var again []outcome
+	failed := make(chan *outcome, asyncPending)
+	var settling sync.WaitGroup
+	settling.Go(func() { r.settleAcked(ctx, failed) })
+	defer settling.Wait()
+	var again []*outcome
 	var retry <-chan time.Time
 	for {
 		select {
 		case <-ctx.Done():
-			close(awaiting)
-			<-done
 			return
-		case o := <-r.decided:
-			r.publishAll(ctx, r.gather(o), awaiting)
+		case <-r.decided.wake:
+			if list := r.gather(ctx); len(list) > 0 {
+				r.publishAll(ctx, list)
+			}
 		case o := <-failed:
 			again = append(again, o)
 			if retry == nil {
 				retry = time.After(backoff(o.tries, publishFirst, publishMost))
 			}
 		case <-retry:
-			r.publishAll(ctx, again, awaiting)
+			r.publishAll(ctx, again)
 			again, retry = nil, nil
 		}
 	}
 }
 
-// gather takes what else has been decided by now, and while much is being worked
-// on also what is decided within a moment: it shares messages.
-func (r *Runner) gather(first outcome) []outcome {
-	list := append(make([]outcome, 0, 64), first)
-	var linger <-chan time.Time
-	for len(list) < publishSlice {
-		select {
-		case o := <-r.decided:
-			list = append(list, o)
-			continue
-		default:
-		}
-		if linger == nil {
-			if !r.busy(len(list)) {
-				return list
-			}
-			linger = time.After(publishLinger)
-		}
-		select {
-		case o := <-r.decided:
-			list = append(list, o)
-		case <-linger:
-			return list
-		}
+// gather takes what has been decided by now, and while much is being worked on
+// also what is decided within a moment: it shares messages.
+func (r *Runner) gather(ctx context.Context) []*outcome {
+	list := r.decided.take()
+	if len(list) > 0 && r.busy(len(list)) {
+		sleep(ctx, publishLinger)
+		list = append(list, r.decided.take()...)
 	}
 	return list
 }
@@ -122,7 +102,7 @@ func (r *Runner) busy(decided int) bool {
 	return r.held-decided >= lingerHeld
 }
 
-func (r *Runner) publishAll(ctx context.Context, list []outcome, awaiting chan<- outcome) {
+func (r *Runner) publishAll(ctx context.Context, list []*outcome) {
 	stored := r.storedResponses(ctx, list)
 	for _, o := range r.together(list) {
 		switch {
@@ -130,17 +110,9 @@ func (r *Runner) publishAll(ctx context.Context, list []outcome, awaiting chan<-
 		case replies(o.verdict) && stored[r.responseSubject(o.item)]:
 			o.verdict = stages.Done()
 		default:
-			o.messages = r.build(&o)
+			o.messages = r.build(o)
 		}
-		o.futures = o.futures[:0]
-		for _, m := range o.messages {
-			o.futures = append(o.futures, r.publishAsync(m))
-		}
-		select {
-		case awaiting <- o:
-		case <-ctx.Done():
-			return
-		}
+		r.send(o)
 	}
 }
 
@@ -152,7 +124,7 @@ func replies(v stages.Verdict) bool {
 // storedResponses finds which of the replies that are not the first attempt at
 // their request are stored already. A publish that the stream refuses would
 // still reach plain subscribers, who would see two answers.
-func (r *Runner) storedResponses(ctx context.Context, list []outcome) map[string]bool {
+func (r *Runner) storedResponses(ctx context.Context, list []*outcome) map[string]bool {
 	var subjects []string
 	for _, o := range list {
 		if replies(o.verdict) && o.item.request.Deliveries > 1 && o.tries == 0 {
@@ -181,53 +153,64 @@ func (r *Runner) responseSubject(it *item) string {
 	return r.names.Response(tenant, it.request.ID)
 }
 
-// failedFuture is a publish that did not even leave.
-type failedFuture struct {
-	jetstream.PubAckFuture
-	err chan error
+// send publishes the messages of an outcome. Once the fate of all is known, the
+// outcome is among the acked.
+func (r *Runner) send(o *outcome) {
+	if len(o.messages) == 0 {
+		r.acked.add(o)
+		return
+	}
+	o.unacked, o.failure = len(o.messages), nil
+	told := func(_ jsx.Ack, err error) { r.told(o, err) }
+	for _, m := range o.messages {
+		if r.cfg.Local.publish(r, m) {
+			told(jsx.Ack{}, nil)
+		} else if err := r.publisher.Publish(m, told); err != nil {
+			told(jsx.Ack{}, err) // it did not even leave
+		}
+	}
 }
 
-func (f failedFuture) Ok() <-chan *jetstream.PubAck { return nil }
-func (f failedFuture) Err() <-chan error            { return f.err }
-
-func (r *Runner) publishAsync(m *nats.Msg) jetstream.PubAckFuture {
-	if future := r.cfg.Local.publish(r, m); future != nil {
-		return future
+// told notes the fate of one message of an outcome.
+func (r *Runner) told(o *outcome, err error) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if err != nil && !jsx.IsWrongLastSequence(err) && (o.failure == nil || final(err)) { // else it was stored before: done
+		o.failure = err
 	}
-	future, err := r.js.PublishMsgAsync(m, jetstream.WithStallWait(5*time.Second))
-	if err != nil {
-		failed := failedFuture{err: make(chan error, 1)}
-		failed.err <- err
-		return failed
+	if o.unacked--; o.unacked == 0 {
+		r.acked.add(o)
 	}
-	return future
 }
 
-// await waits for the acknowledgements of one outcome, then settles it or has
-// it published again. It never waits for long: a publish times out.
-func (r *Runner) await(ctx context.Context, o outcome, failed chan<- outcome) {
-	var failure error
-	for _, future := range o.futures {
+// settleAcked settles outcomes whose messages are stored, and has those whose
+// messages are not published again, until ctx ends.
+func (r *Runner) settleAcked(ctx context.Context, failed chan<- *outcome) {
+	for {
 		select {
-		case <-future.Ok():
-		case err := <-future.Err():
-			if !jsx.IsWrongLastSequence(err) && (failure == nil || final(err)) { // else it was stored before: done
-				failure = err
+		case <-r.acked.wake:
+			for _, o := range r.acked.take() {
+				if o.failure == nil {
+					r.settle(o)
+				} else {
+					r.failed(ctx, o, failed)
+				}
 			}
 		case <-ctx.Done():
 			return
 		}
 	}
-	if failure == nil {
-		r.settle(o)
-		return
-	}
+}
+
+// failed has an outcome published again, changed where the same messages cannot
+// be stored.
+func (r *Runner) failed(ctx context.Context, o *outcome, failed chan<- *outcome) {
 	switch {
-	case final(failure):
-		r.shrink(&o)
-	case o.verdict.Full != nil && full(failure):
+	case final(o.failure):
+		r.shrink(o)
+	case o.verdict.Full != nil && full(o.failure):
 		o.verdict = *o.verdict.Full
-		o.messages = r.build(&o)
+		o.messages = r.build(o)
 	}
 	o.tries++
 	r.cfg.Metrics.publishFailed(stageName(r.steps[o.item.step].Name))

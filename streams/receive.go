@@ -55,11 +55,11 @@ func (r *Runner) receiveRequest(s *source, d *delivery, meta *jetstream.MsgMetad
 	r.crowding.behind.Store(int64(meta.NumPending))
 	switch {
 	case err != nil:
-		r.decided <- outcome{item: it, verdict: stages.Reject(err)}
+		r.decided.add(&outcome{item: it, verdict: stages.Reject(err)})
 	case r.cancelled(&it.request):
-		r.decided <- outcome{item: it, verdict: stages.Fail(cancelledError())}
+		r.decided.add(&outcome{item: it, verdict: stages.Fail(cancelledError())})
 	case d.delivered > r.cfg.MaxDeliver:
-		r.decided <- outcome{item: it, verdict: stages.Reject(tooOften(d.delivered))}
+		r.decided.add(&outcome{item: it, verdict: stages.Reject(tooOften(d.delivered))})
 	default:
 		r.steps[s.step].queue.push(it)
 	}
@@ -162,7 +162,7 @@ var errNewer = errors.New("the hand-off is of a newer version")
 
 // receiveHandoffs takes what another stage published: one request, or a batch.
 func (r *Runner) receiveHandoffs(s *source, d *delivery, meta *jetstream.MsgMetadata) {
-	handoffs, err := readHandoffs(d.msg)
+	items, err := readHandoffs(d.msg)
 	if errors.Is(err, errNewer) {
 		r.leaveToNewer(s, d)
 		return
@@ -171,20 +171,20 @@ func (r *Runner) receiveHandoffs(s *source, d *delivery, meta *jetstream.MsgMeta
 		r.rejectDamaged(s, d, err)
 		return
 	}
-	d.requests, d.open = len(handoffs), len(handoffs)
+	d.requests, d.open = len(items), len(items)
 	r.hold(d, d.requests)
-	items := make([]*item, 0, len(handoffs))
-	for i := range handoffs {
-		it := &item{from: d, step: s.step, entered: meta.Timestamp, started: d.taken}
-		it.request.Handoff, it.request.Deliveries, it.request.Ticket = *handoffs[i], d.delivered, it
+	work := items[:0]
+	for _, it := range items {
+		it.from, it.step, it.entered, it.started = d, s.step, meta.Timestamp, d.taken
+		it.request.Deliveries, it.request.Ticket = d.delivered, it
 		if verdict, final := r.screen(it, s.durable.stage); final {
-			r.decided <- outcome{item: it, verdict: verdict}
+			r.decided.add(&outcome{item: it, verdict: verdict})
 			continue
 		}
-		items = append(items, it)
+		work = append(work, it)
 	}
 	r.cfg.Metrics.delivered(s.durable.stage, d.delivered)
-	r.steps[s.step].queue.push(items...)
+	r.steps[s.step].queue.push(work...)
 }
 
 // screen decides what needs no work: requests that came too often, too late,
@@ -252,30 +252,31 @@ func (r *Runner) rejectDamaged(s *source, d *delivery, err error) {
 	it.request.State = schemas.State{Tenant: schemas.NoTenant, Class: schemas.Interactive}
 	it.request.Body, it.request.Ticket = d.msg.Data(), it
 	r.hold(d, 1)
-	r.decided <- outcome{item: it, verdict: stages.Reject(&schemas.Error{
+	r.decided.add(&outcome{item: it, verdict: stages.Reject(&schemas.Error{
 		Type: schemas.ServerError, Code: schemas.CodeInvalidJSON, Message: err.Error(),
-	})}
+	})})
 }
 
 // readHandoffs decodes a message: at least one hand-off.
-func readHandoffs(msg jetstream.Msg) ([]*schemas.Handoff, error) {
+func readHandoffs(msg jetstream.Msg) ([]*item, error) {
 	if version, err := strconv.Atoi(msg.Headers().Get(HeaderVersion)); err != nil || version < 1 {
 		return nil, fmt.Errorf("%w: it has no %s header", schemas.ErrHandoff, HeaderVersion)
 	} else if version > schemas.HandoffVersion {
 		return nil, errNewer
 	}
-	var list []*schemas.Handoff
+	var items []*item
 	for rest := msg.Data(); len(rest) > 0; {
-		h, behind, err := schemas.ReadHandoff(rest)
+		it := new(item)
+		behind, err := it.request.Read(rest)
 		if err != nil {
 			return nil, err
 		}
-		list, rest = append(list, h), behind
+		items, rest = append(items, it), behind
 	}
-	if len(list) == 0 {
+	if len(items) == 0 {
 		return nil, fmt.Errorf("%w: it is empty", schemas.ErrHandoff)
 	}
-	return list, nil
+	return items, nil
 }
 
 func printable(s string) bool {

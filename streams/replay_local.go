@@ -116,10 +116,11 @@ func (l *Local) feed(ctx context.Context, s *source) bool {
 	}
 }
 
-// publish takes what a runner publishes; nil leaves it to be published.
-func (l *Local) publish(r *Runner, m *nats.Msg) jetstream.PubAckFuture {
+// publish takes what a runner publishes; with false it is to be published all
+// the same.
+func (l *Local) publish(r *Runner, m *nats.Msg) (taken bool) {
 	if l == nil || m.Size() > r.cfg.MaxPayload {
-		return nil // the server refuses what is too large
+		return false // the server refuses what is too large
 	}
 	switch kind := strings.TrimPrefix(m.Subject, r.names.Prefix+"."); {
 	case strings.HasPrefix(kind, "responses."):
@@ -127,10 +128,7 @@ func (l *Local) publish(r *Runner, m *nats.Msg) jetstream.PubAckFuture {
 	case !l.stored && !strings.HasPrefix(kind, "dead."):
 		l.again(m)
 	}
-	if l.stored {
-		return nil
-	}
-	return taken
+	return !l.stored
 }
 
 // again brings a hand-off back to the stage that its subject names, when it is
@@ -150,21 +148,6 @@ func (l *Local) again(m *nats.Msg) {
 		}
 	}
 }
-
-// taken is a publish that is over.
-var taken = func() (f takenFuture) {
-	f.ok = make(chan *jetstream.PubAck)
-	close(f.ok)
-	return f
-}()
-
-type takenFuture struct {
-	jetstream.PubAckFuture
-	ok chan *jetstream.PubAck
-}
-
-func (f takenFuture) Ok() <-chan *jetstream.PubAck { return f.ok }
-func (f takenFuture) Err() <-chan error            { return nil }
 
 // localMsg is a message that was handed over. What is to be delivered again is
 // handed over again.

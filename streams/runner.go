@@ -92,7 +92,9 @@ type Runner struct {
 	get   *jsx.Getter
 	steps []*step
 
-	decided chan outcome
+	publisher *jsx.Publisher
+	decided   pile[*outcome] // by stages, not published yet
+	acked     pile[*outcome] // published, with their fate known, not settled yet
 
 	shares   *shares
 	crowding crowding
@@ -115,11 +117,15 @@ type step struct {
 
 // NewRunner makes a runner for a group of neighbouring stages, in order.
 func NewRunner(nc *nats.Conn, cfg RunnerConfig, steps []Step) (*Runner, error) {
-	js, err := jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(cmp.Or(cfg.Window, asyncPending)), jetstream.WithPublishAsyncTimeout(10*time.Second))
+	js, err := jetstream.New(nc)
 	if err != nil {
 		return nil, fmt.Errorf("opening JetStream: %w", err)
 	}
 	get, err := jsx.NewGetter(nc)
+	if err != nil {
+		return nil, err
+	}
+	publisher, err := jsx.NewPublisher(nc, jsx.PublisherConfig{Window: cmp.Or(cfg.Window, asyncPending)})
 	if err != nil {
 		return nil, err
 	}
@@ -138,8 +144,8 @@ func NewRunner(nc *nats.Conn, cfg RunnerConfig, steps []Step) (*Runner, error) {
 	}
 	r := &Runner{
 		cfg: cfg, names: cfg.Layout.Names, nc: nc, js: js, get: get,
-		decided: make(chan outcome, asyncPending),
-		freed:   make(chan struct{}, 1), open: map[*delivery]struct{}{},
+		publisher: publisher, decided: newPile[*outcome](), acked: newPile[*outcome](),
+		freed: make(chan struct{}, 1), open: map[*delivery]struct{}{},
 		shares: newShares(cfg.Waiting),
 	}
 	r.addSteps(steps)
@@ -165,6 +171,7 @@ func (r *Runner) addSteps(list []Step) {
 // Run works until ctx ends, then finishes what it took and returns.
 func (r *Runner) Run(ctx context.Context) error {
 	defer r.get.Close()
+	defer r.publisher.Close()
 	sources := r.sources()
 	r.cfg.Local.follow(sources)
 	for _, s := range r.steps {
@@ -247,7 +254,7 @@ func (r *Runner) decide(request *stages.Request, verdict stages.Verdict) {
 	}
 	next, inside := r.nextStep(it.step, verdict)
 	if !inside {
-		r.decided <- outcome{item: it, verdict: verdict}
+		r.decided.add(&outcome{item: it, verdict: verdict})
 		return
 	}
 	r.enter(next, it)

@@ -9,7 +9,7 @@ import (
 // settle is the only place where messages are acknowledged. It notes that an
 // outcome is carried out, for the request and those that were decided with it;
 // once all the requests of a message are settled, so is the message.
-func (r *Runner) settle(o outcome) {
+func (r *Runner) settle(o *outcome) {
 	r.settleOne(o.item, o.verdict)
 	for _, other := range o.verdict.With {
 		r.settleOne(other.Ticket.(*item), o.verdict)
@@ -42,7 +42,7 @@ func (r *Runner) settleOne(it *item, verdict stages.Verdict) {
 
 // abandon leaves what cannot be published to other replicas: the process is to
 // stop, and the server delivers again what was not acknowledged.
-func (r *Runner) abandon(o outcome) {
+func (r *Runner) abandon(o *outcome) {
 	for _, it := range append([]*item{o.item}, itemsOf(o.verdict.With)...) {
 		r.noteSettled(it, stages.ActionRetry)
 		if d := it.from; !d.abandoned {

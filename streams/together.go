@@ -21,25 +21,24 @@ type route struct {
 // that under load a hop costs the server a message for dozens of requests. What
 // comes alone goes alone and at once. What the batch stage groups stays as it is:
 // how many a message to generate holds is configured.
-func (r *Runner) together(list []outcome) []outcome {
+func (r *Runner) together(list []*outcome) []*outcome {
 	if len(list) == 1 {
 		return list
 	}
-	open := map[route]int{} // the outcome that still has room
-	joined := list[:0:0]
+	open := make(map[route]*outcome) // that still have room
+	joined := list[:0]
 	for _, o := range list {
-		way, ok := r.way(&o)
+		way, ok := r.way(o)
 		if !ok {
 			joined = append(joined, o)
 			continue
 		}
-		if at, found := open[way]; found && r.fits(&joined[at], &o) {
-			first := &joined[at]
+		if first := open[way]; first != nil && r.fits(first, o) {
 			first.verdict.With = append(append(first.verdict.With, &o.item.request), o.verdict.With...)
 			first.size += o.size
 			continue
 		}
-		open[way] = len(joined)
+		open[way] = o
 		joined = append(joined, o)
 	}
 	return joined
