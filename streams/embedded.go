@@ -53,6 +53,10 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 		return nil, err
 	}
 	s, err := startServer(cfg)
+	if errors.Is(err, errNotStarted) { // another process took the port just now
+		cfg.Port = -1
+		s, err = startServer(cfg)
+	}
 	if err != nil {
 		_ = lock.Close()
 		return nil, err
@@ -100,14 +104,54 @@ func startServer(cfg EmbeddedConfig) (*server.Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("making the embedded NATS server: %w", err)
 	}
+	said := make(lastWords, 1)
+	s.SetLoggerV2(said, false, false, false)
 	go s.Start()
-	if !s.ReadyForConnections(startTimeout) {
-		s.Shutdown()
-		s.WaitForShutdown()
-		return nil, fmt.Errorf("the embedded NATS server was not ready within %s", startTimeout)
+	for end := time.Now().Add(startTimeout); time.Now().Before(end); {
+		if s.ReadyForConnections(50 * time.Millisecond) {
+			return s, nil
+		}
+		select {
+		case words := <-said:
+			s.Shutdown()
+			s.WaitForShutdown()
+			return nil, fmt.Errorf("%w: %s", errNotStarted, words)
+		default:
+		}
 	}
-	return s, nil
+	s.Shutdown()
+	s.WaitForShutdown()
+	return nil, fmt.Errorf("the embedded NATS server was not ready within %s", startTimeout)
 }
+
+var errNotStarted = errors.New("the embedded NATS server does not start")
+
+// lastWords is a logger of a server that hears only what it cannot get over,
+// such as a port that is taken.
+type lastWords chan string
+
+// Fatalf implements server.Logger.
+func (w lastWords) Fatalf(format string, arguments ...any) {
+	select {
+	case w <- fmt.Sprintf(format, arguments...):
+	default:
+	}
+}
+
+// Noticef implements server.Logger.
+func (lastWords) Noticef(string, ...any) {}
+
+// Warnf implements server.Logger.
+func (lastWords) Warnf(string, ...any) {}
+
+// Errorf implements server.Logger.
+func (lastWords) Errorf(string, ...any) {}
+
+// Debugf implements server.Logger.
+func (lastWords) Debugf(string, ...any) {}
+
+// Tracef implements server.Logger.
+func (lastWords) Tracef(string, ...any) {}
 
 // freePort gives the wanted port, or -1 (any) where it is taken.
 func freePort(host string, port int) int {

@@ -67,3 +67,11 @@ func TestStaleAddressIsNoServer(t *testing.T) {
 	_, found := FindEmbedded(t.Context(), dir)
 	require.False(t, found)
 }
+
+func TestEmbeddedServerThatCannotListenSaysSoAtOnce(t *testing.T) {
+	begun := time.Now()
+	_, err := StartEmbedded(EmbeddedConfig{Dir: t.TempDir(), Host: "192.0.2.1", Port: -1}) // no address of any machine
+	require.ErrorIs(t, err, errNotStarted)
+	require.ErrorContains(t, err, "192.0.2.1")
+	require.Less(t, time.Since(begun), startTimeout)
+}

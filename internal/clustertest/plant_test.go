@@ -50,6 +50,7 @@ type settings struct {
 	provider string        // more members of the provider
 	more     string        // more sections
 	from     string        // the data directory of a server to copy everything from
+	program  string        // of the replicas; default is one of this checkout
 }
 
 // plant is a cluster of NATS servers, an upstream and replicas of the processor.
@@ -104,8 +105,10 @@ func newPlant(t *testing.T, within time.Duration, s settings) *plant {
 	p := &plant{set: s, t: t, ctx: ctx, dir: t.TempDir()}
 	t.Cleanup(p.close)
 	var err error
-	p.program, err = build()
-	require.NoError(t, err)
+	if p.program = s.program; p.program == "" {
+		p.program, err = build()
+		require.NoError(t, err)
+	}
 	p.layNodes()
 	p.startNodes()
 	p.connect()
