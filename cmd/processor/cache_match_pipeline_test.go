@@ -152,7 +152,7 @@ func TestFollowersOfABadAnswerShareTheNextCall(t *testing.T) {
 					step.Body = answering(c.second)
 				}
 				return step
-			}}, func(cfg *config.Config) { cfg.Providers[0].Timeout = time.Minute })
+			}}, nil)
 			p.start()
 			const n = 30
 			for i := range n {
