@@ -69,9 +69,10 @@ type deps struct {
 func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry prometheus.Registerer) (d *deps, err error) {
 	d = &deps{cfg: cfg, nc: nc, metrics: newMetrics(registry), layout: streams.NewLayout(cfg.NATS, cfg.Streams)}
 	d.now.Store(&cfg)
+	opened := d // an error is returned without it
 	defer func() {
 		if err != nil {
-			d.close()
+			opened.close()
 		}
 	}()
 	if d.js, err = jetstream.New(nc, jetstream.WithPublishAsyncMaxPending(4096)); err != nil {

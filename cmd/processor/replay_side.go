@@ -121,7 +121,7 @@ func (s *replaySide) run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.cancel = cancel
-	stop, err := s.start(ctx)
+	stop, err := s.start(ctx, done)
 	if err != nil {
 		return err
 	}
@@ -136,10 +136,16 @@ func (s *replaySide) run(ctx context.Context) (err error) {
 
 // start runs the pipeline, all stages in one group, which changes no outcome.
 // One that pays keeps on the private server what it does, so that nothing that
-// an interruption finds answered is worked again.
-func (s *replaySide) start(ctx context.Context) (stop func() error, err error) {
+// an interruption finds answered is worked again. first is the number of the
+// request to begin with.
+func (s *replaySide) start(ctx context.Context, first int) (stop func() error, err error) {
 	if s.js, err = jetstream.New(s.nc); err != nil {
 		return nil, fmt.Errorf("opening JetStream: %w", err)
+	}
+	if s.calls.dry {
+		if err := s.uncache(ctx, first); err != nil {
+			return nil, err
+		}
 	}
 	if err := s.cfg.Resources.Apply(serverMemory(s.cfg)); err != nil {
 		return nil, err
@@ -191,6 +197,7 @@ func (s *replaySide) feed(ctx context.Context, done int) error {
 			}
 		}
 		if number++; number <= done {
+			s.past(x)
 			return nil
 		}
 		if s.clock != nil {
@@ -309,18 +316,10 @@ func shiftDeadline(body []byte, published time.Time) []byte {
 // would have been gone, however fast the replay is.
 func (s *replaySide) inOrder(ctx context.Context, x *record) (body []byte, first *leader, err error) {
 	body = x.body()
-	if !s.cfg.Cache.Enabled || x.Request == nil {
+	key, ttl, ok := s.cachedAs(x)
+	if !ok {
 		return body, nil, nil
 	}
-	parsed, err := schemas.Parse(body)
-	if err != nil || parsed.Options.Cache != nil && parsed.Options.Cache.Mode != "" && parsed.Options.Cache.Mode != "on" {
-		return body, nil, nil //nolint:nilerr // a broken request is answered with its error
-	}
-	var options []byte
-	if span, ok := schemas.Member(body, "processor"); ok {
-		options = span.Of(body)
-	}
-	key := x.Tenant + "." + schemas.CacheKey(body, options)
 	before, known := s.leaders.Get(key)
 	if known {
 		select {
@@ -331,7 +330,7 @@ func (s *replaySide) inOrder(ctx context.Context, x *record) (body []byte, first
 		if err := s.settle(ctx, before); err != nil {
 			return nil, nil, err
 		}
-		if x.Time.Sub(before.at) < s.ttl(&parsed.Options) {
+		if x.Time.Sub(before.at) < ttl {
 			return body, nil, nil
 		}
 		body = refreshed(body)
@@ -339,6 +338,59 @@ func (s *replaySide) inOrder(ctx context.Context, x *record) (body []byte, first
 	first = &leader{at: x.Time, done: make(chan struct{})}
 	s.leaders.Add(key, first)
 	return body, first, nil
+}
+
+// past notes a request that an earlier run has answered.
+func (s *replaySide) past(x *record) {
+	key, ttl, ok := s.cachedAs(x)
+	if !ok {
+		return
+	}
+	if before, known := s.leaders.Get(key); !known || x.Time.Sub(before.at) >= ttl {
+		s.leaders.Add(key, &leader{at: x.Time, done: over, settled: true})
+	}
+}
+
+// over is what those wait for who need not wait.
+var over = func() chan struct{} {
+	c := make(chan struct{})
+	close(c)
+	return c
+}()
+
+// cachedAs gives what equal requests have in common, and how long their answer
+// stays in the cache; ok is false for a request that is not cached, or is broken.
+func (s *replaySide) cachedAs(x *record) (key string, ttl time.Duration, ok bool) {
+	if !s.cfg.Cache.Enabled || x.Request == nil {
+		return "", 0, false
+	}
+	body := x.body()
+	parsed, err := schemas.Parse(body)
+	if err != nil || parsed.Options.Cache != nil && parsed.Options.Cache.Mode != "" && parsed.Options.Cache.Mode != "on" {
+		return "", 0, false
+	}
+	var options []byte
+	if span, ok := schemas.Member(body, "processor"); ok {
+		options = span.Of(body)
+	}
+	return x.Tenant + "." + schemas.CacheKey(body, options), s.ttl(&parsed.Options), true
+}
+
+// uncache takes out of the private server's cache what requests from a number
+// on left there in a run that was cut off before they were noted: they are run
+// again, and are not to find their own answers.
+func (s *replaySide) uncache(ctx context.Context, first int) error {
+	store, err := kv.OpenCacheStore(ctx, s.js, bucketLayout(s.cfg))
+	if err != nil {
+		return err
+	}
+	return store.Each(ctx, "*", func(e kv.StoredEntry) error {
+		_, id, _ := strings.Cut(e.Request, ".")
+		if index, ok := indexOf(id); !ok || index < first {
+			return nil
+		}
+		return store.Purge(ctx, e.Key)
+	})
 }
 
 // settle waits until the cache holds what the first of equal requests left
