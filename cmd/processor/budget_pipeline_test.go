@@ -328,7 +328,10 @@ func TestRebuildRestoresALostLedger(t *testing.T) {
 		require.Len(t, b.await(id).Choices, 1)
 	}
 	require.EqualValues(t, 100, b.settled(budget.Day, budget.Tokens))
-	require.NoError(t, b.book.Reset(t.Context(), "acme"))
+	kept, err := b.js.KeyValue(t.Context(), "llm_budget")
+	require.NoError(t, err)
+	require.NoError(t, kept.Purge(t.Context(), "acme"))
+	require.Eventually(t, func() bool { return b.settled(budget.Day, budget.Tokens) == 0 }, 10*time.Second, 5*time.Millisecond)
 	stored := &storedSpend{js: b.js, names: b.book.names}
 	differences, err := b.book.Rebuild(t.Context(), time.Time{}, stored.read(t.Context()))
 	require.NoError(t, err)
