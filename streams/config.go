@@ -337,12 +337,3 @@ func NewLayout(server ServerConfig, limits StreamsConfig) Layout {
 		DeadBytes: int64(limits.Dead.MaxBytes), DeadAge: limits.Dead.MaxAge.Std(),
 	}
 }
-
-// Start starts the embedded server that the section describes.
-func (c EmbeddedServerConfig) Start() (*Embedded, error) {
-	cfg := EmbeddedConfig{Dir: c.Dir, Host: c.Host, Port: c.Port, Sync: c.Sync.Std()}
-	if cfg.Port == 0 {
-		cfg.Port = -1
-	}
-	return StartEmbedded(cfg)
-}

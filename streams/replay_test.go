@@ -10,7 +10,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
 
 	"github.com/adpa/processor/internal/natstest"
@@ -123,29 +122,6 @@ func TestAReaderWithAPauseYieldsWhileRequestsWait(t *testing.T) {
 	require.NoError(t, requests.Purge(t.Context()))
 	require.NoError(t, <-done)
 	require.EqualValues(t, n, read.Load())
-}
-
-func TestAPrivateServerIsNobodyElsesAndKeepsItsData(t *testing.T) {
-	dir := t.TempDir()
-	for i := range 2 {
-		s, err := streams.StartPrivate(dir)
-		require.NoError(t, err)
-		_, err = streams.StartPrivate(dir)
-		require.ErrorIs(t, err, streams.ErrDirInUse)
-		nc, err := s.ConnectPrivate()
-		require.NoError(t, err)
-		_, err = nats.Connect(s.URL())
-		require.ErrorIs(t, err, nats.ErrAuthorization)
-		js, err := jetstream.New(nc)
-		require.NoError(t, err)
-		_, err = js.CreateOrUpdateStream(t.Context(), jetstream.StreamConfig{Name: "S", Subjects: []string{"s"}})
-		require.NoError(t, err)
-		ack, err := js.Publish(t.Context(), "s", nil)
-		require.NoError(t, err)
-		require.EqualValues(t, i+1, ack.Sequence)
-		nc.Close()
-		s.Close()
-	}
 }
 
 func TestRatings(t *testing.T) {

@@ -18,6 +18,7 @@ import (
 	"github.com/adpa/processor/internal/providers"
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/streams"
+	"github.com/adpa/processor/streams/embedded"
 )
 
 // app is what every command works with.
@@ -85,7 +86,7 @@ func withProviders(names []string) func(*config.Config) error {
 func (a *app) connect(cfg config.Config) (*nats.Conn, error) {
 	url := cfg.NATS.URL
 	if url == "" {
-		found, ok := streams.FindEmbedded(a.ctx, cfg.NATS.Embedded.Dir)
+		found, ok := embedded.Find(a.ctx, cfg.NATS.Embedded.Dir)
 		if !ok {
 			return nil, hint(fmt.Errorf("no NATS server: nats.url is empty, and no process serves %s", cfg.NATS.Embedded.Dir),
 				"start processor run, or name a server with --nats URL")
@@ -145,9 +146,9 @@ func connectOptions(c streams.ServerConfig) ([]nats.Option, error) {
 
 // connectOrEmbed opens a connection as connect does; where there is no server
 // it starts one in this process. end closes both.
-func (a *app) connectOrEmbed(cfg config.Config) (nc *nats.Conn, embedded bool, end func(), err error) {
+func (a *app) connectOrEmbed(cfg config.Config) (nc *nats.Conn, own bool, end func(), err error) {
 	if cfg.NATS.URL == "" {
-		if _, running := streams.FindEmbedded(a.ctx, cfg.NATS.Embedded.Dir); !running {
+		if _, running := embedded.Find(a.ctx, cfg.NATS.Embedded.Dir); !running {
 			return a.embed(cfg)
 		}
 	}
@@ -159,7 +160,8 @@ func (a *app) connectOrEmbed(cfg config.Config) (nc *nats.Conn, embedded bool, e
 }
 
 func (a *app) embed(cfg config.Config) (*nats.Conn, bool, func(), error) {
-	server, err := cfg.NATS.Embedded.Start()
+	c := cfg.NATS.Embedded
+	server, err := embedded.Start(embedded.Config{Dir: c.Dir, Host: c.Host, Port: c.Port, Sync: c.Sync.Std()})
 	if err != nil {
 		return nil, false, nil, err
 	}

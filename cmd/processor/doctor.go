@@ -13,6 +13,7 @@ import (
 
 	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/streams"
+	"github.com/adpa/processor/streams/embedded"
 )
 
 // How a check ended.
@@ -119,7 +120,7 @@ func (c *doctorCmd) print(a *app, findings []finding) error {
 func (d *doctor) connect(a *app) bool {
 	url := d.cfg.NATS.URL
 	if url == "" {
-		found, running := streams.FindEmbedded(a.ctx, d.cfg.NATS.Embedded.Dir)
+		found, running := embedded.Find(a.ctx, d.cfg.NATS.Embedded.Dir)
 		if !running {
 			d.add("connection", fine, "", "nats.url is empty and no process serves %s: run, batch and ask start a server of their own there", d.cfg.NATS.Embedded.Dir)
 			d.checkDisk(d.cfg.NATS.Embedded.Dir)
@@ -215,8 +216,8 @@ func (d *doctor) checkServer() {
 	default:
 		d.add("server version", fine, "", "%s", version)
 	}
-	if most := d.nc.MaxPayload(); most < streams.MaxPayload {
-		d.add("max_payload", warning, fmt.Sprintf("max_payload: %d in the server's configuration", streams.MaxPayload),
+	if most := d.nc.MaxPayload(); most < embedded.MaxPayload {
+		d.add("max_payload", warning, fmt.Sprintf("max_payload: %d in the server's configuration", embedded.MaxPayload),
 			"the server takes messages of %d bytes: a request may have %d", most, max(0, streams.MaxRequest(int(most))))
 	} else {
 		d.add("max_payload", fine, "", "a request may have %d bytes", streams.MaxRequest(int(most)))

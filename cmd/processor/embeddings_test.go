@@ -50,7 +50,7 @@ func TestEmbeddingsShareCalls(t *testing.T) {
 
 	billed := 0
 	for i := range requests {
-		a := embedded(t, p, tenants[i%2], fmt.Sprint("e", i))
+		a := embeddingOf(t, p, tenants[i%2], fmt.Sprint("e", i))
 		if i == 7 {
 			require.Equal(t, "invalid_request_error", a.Error.Type)
 			continue
@@ -83,7 +83,7 @@ type embeddingAnswer struct {
 	Error struct{ Type, Message string }
 }
 
-func embedded(t *testing.T, p *testPipeline, tenant, id string) (a embeddingAnswer) {
+func embeddingOf(t *testing.T, p *testPipeline, tenant, id string) (a embeddingAnswer) {
 	t.Helper()
 	stream, err := p.js.Stream(t.Context(), "LLM_RESPONSES")
 	require.NoError(t, err)

@@ -10,6 +10,7 @@ import (
 
 	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/streams"
+	"github.com/adpa/processor/streams/embedded"
 )
 
 // commandError is an error with what to do about it.
@@ -66,7 +67,7 @@ func advise(err error) *commandError {
 		return &commandError{err, "correct the configuration; processor config show prints the one in force, docs/configuration.md explains every key", true}
 	case errors.Is(err, streams.ErrNoStreams):
 		return &commandError{err, "processor provision, or start processor run on that server", false}
-	case errors.Is(err, streams.ErrDirInUse):
+	case errors.Is(err, embedded.ErrDirInUse):
 		return &commandError{err, "use the server of that process with --nats URL, or set nats.embedded.dir", false}
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
 		return &commandError{err, "check nats.creds, nats.nkey or the user in nats.url", false}

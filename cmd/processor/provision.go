@@ -16,6 +16,7 @@ import (
 	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/internal/units"
 	"github.com/adpa/processor/streams"
+	"github.com/adpa/processor/streams/embedded"
 )
 
 // provisionCmd sets up what the product needs on a server.
@@ -89,7 +90,7 @@ func (c *provisionCmd) carry(a *app, cfg config.Config, to *nats.Conn) error {
 		if _, err := os.Stat(filepath.Join(c.From, "jetstream")); err != nil {
 			return hint(fmt.Errorf("opening the data of an embedded server: %w", err), "name the directory of nats.embedded.dir, or an address like nats://127.0.0.1:4222")
 		}
-		old, err := streams.StartEmbedded(streams.EmbeddedConfig{Dir: c.From, Host: "127.0.0.1", Port: -1, Sync: time.Minute})
+		old, err := embedded.Start(embedded.Config{Dir: c.From, Host: "127.0.0.1", Sync: time.Minute})
 		if err != nil {
 			return err
 		}

@@ -22,6 +22,7 @@ import (
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
 	"github.com/adpa/processor/streams"
+	"github.com/adpa/processor/streams/embedded"
 )
 
 // replayJob is one replay: a tape of requests, one or two sides that run them,
@@ -37,7 +38,7 @@ type replayJob struct {
 
 	state   *replayState
 	nc      *nats.Conn // to the deployment; nil with a dataset file
-	private *streams.Embedded
+	private *embedded.Server
 	own     *nats.Conn // to the private server
 	tape    *tape
 	index   *recorded // nil without a cassette
@@ -193,7 +194,7 @@ func (j *replayJob) openPrivate() (err error) {
 	if err := os.MkdirAll(dir, 0o750); err != nil {
 		return fmt.Errorf("making the replay's directory: %w", err)
 	}
-	if j.private, err = streams.StartPrivate(dir); err != nil {
+	if j.private, err = embedded.StartPrivate(dir); err != nil {
 		return err
 	}
 	j.own, err = j.private.ConnectPrivate(nats.Name("replay"))

@@ -414,9 +414,15 @@ func TestAReplayThatWasCutOffGivesTheSameReport(t *testing.T) {
 			found, err := filepath.Glob("cut/*/candidate.dry.jsonl")
 			return err == nil && len(found) == 1
 		}, 60*time.Second, time.Millisecond)
-		time.Sleep(time.Duration(cut) * 50 * time.Millisecond)
+		var status int
+		select {
+		case status = <-ended:
+		case <-time.After(time.Duration(cut) * 50 * time.Millisecond):
+			cancel()
+			status = <-ended
+		}
 		cancel()
-		if <-ended == 0 {
+		if status == 0 {
 			break
 		}
 	}

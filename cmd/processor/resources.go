@@ -3,6 +3,7 @@ package main
 import (
 	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/streams"
+	"github.com/adpa/processor/streams/embedded"
 )
 
 // openResources has the runners keep to what the process may use.
@@ -17,7 +18,7 @@ func serverMemory(cfg config.Config) int64 {
 	if cfg.NATS.URL != "" {
 		return 0
 	}
-	return streams.EmbeddedMemory
+	return embedded.Memory
 }
 
 // bounded gives a runner's configuration the bounds of the section resources:.

@@ -106,7 +106,9 @@ func awaitServing(ts *testscript.TestScript, neg bool, _ []string) {
 	ts.Check(err)
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	for ; ; time.Sleep(10 * time.Millisecond) {
+	again := time.NewTicker(10 * time.Millisecond)
+	defer again.Stop()
+	for range again.C {
 		if c, err := js.Consumer(ctx, "LLM_REQUESTS", "compress"); err == nil && c.CachedInfo().NumWaiting > 0 {
 			return
 		}

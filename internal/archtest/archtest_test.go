@@ -47,6 +47,9 @@ var rules = []rule{{
 	of: []string{"./streams"}, never: []string{"./kv", "./internal/providers", "./internal/config", "./internal/tokens"},
 	why: "the runner runs any stage: it does not know what they keep or whom they call",
 }, {
+	of: []string{"./streams"}, except: []string{"./streams/embedded"}, never: []string{natsServer},
+	why: "an application that imports the client compiles no server",
+}, {
 	of: []string{"./kv"}, never: []string{"./stages", "./streams", "./internal/providers", "./internal/config"},
 	why: "buckets hold what others decide",
 }, {

@@ -16,7 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"github.com/adpa/processor/internal/proc"
-	"github.com/adpa/processor/streams"
+	"github.com/adpa/processor/streams/embedded"
 )
 
 // TestAFloodOfLargePromptsKeepsToMaxMemory floods a processor that may use
@@ -30,10 +30,10 @@ func TestAFloodOfLargePromptsKeepsToMaxMemory(t *testing.T) {
 	t.Run("server inside", func(t *testing.T) { flood(t, true) })
 }
 
-func flood(t *testing.T, embedded bool) {
+func flood(t *testing.T, own bool) {
 	limit := int64(256 << 20)
-	if embedded {
-		limit += streams.EmbeddedMemory
+	if own {
+		limit += embedded.Memory
 	}
 	const prompts = 400
 	ctx, cancel := context.WithTimeout(t.Context(), 5*time.Minute)
@@ -42,7 +42,7 @@ func flood(t *testing.T, embedded bool) {
 	program, err := proc.Build(ctx, dir)
 	require.NoError(t, err)
 	var url, server string
-	if embedded {
+	if own {
 		port := freePort(t)
 		url = fmt.Sprintf("nats://127.0.0.1:%d", port)
 		server = fmt.Sprintf("{embedded: {dir: %q, port: %d}}", filepath.Join(dir, "nats"), port)

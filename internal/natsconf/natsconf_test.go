@@ -20,6 +20,7 @@ import (
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
 	"github.com/adpa/processor/streams"
+	"github.com/adpa/processor/streams/embedded"
 )
 
 var names = streams.Names{Prefix: "llm"}
@@ -64,7 +65,7 @@ func start(t *testing.T, file string) *site {
 	setenv(t)
 	options, err := server.ProcessConfigFile(file)
 	require.NoError(t, err)
-	require.EqualValues(t, streams.MaxPayload, options.MaxPayload)
+	require.EqualValues(t, embedded.MaxPayload, options.MaxPayload)
 	options.Host, options.Port, options.HTTPHost, options.HTTPPort = "127.0.0.1", -1, "127.0.0.1", -1
 	options.NoSigs, options.NoLog = true, true
 	s, err := server.NewServer(options)

@@ -1,4 +1,8 @@
-package streams
+// Package embedded runs a NATS server with JetStream inside a process: the
+// default where none is configured, and the private one of a replay. It stands
+// apart from streams so that an application which publishes through
+// streams.Client does not compile a server.
+package embedded
 
 import (
 	"context"
@@ -22,16 +26,16 @@ const startTimeout = time.Minute
 // MaxPayload is the largest message of the embedded server, in bytes.
 const MaxPayload = 1 << 20
 
-// EmbeddedConfig says where the embedded server keeps its data and listens.
-type EmbeddedConfig struct {
+// Config says where a server keeps its data and listens.
+type Config struct {
 	Dir  string        // of the streams; one process at a time
 	Host string        // a loopback address: there is no authentication
-	Port int           // a free one is taken where it is in use; -1 is any
+	Port int           // a free one is taken where it is in use; 0 is any
 	Sync time.Duration // how often files are synced to disk
 }
 
-// Embedded is a NATS server with JetStream inside this process.
-type Embedded struct {
+// Server is a NATS server with JetStream inside this process.
+type Server struct {
 	server *server.Server
 	lock   *os.File
 	dir    string
@@ -41,10 +45,10 @@ type Embedded struct {
 // ErrDirInUse is a data directory that another process serves.
 var ErrDirInUse = errors.New("the data directory is in use by another process")
 
-// StartEmbedded starts a server on the directory's data, refusing a second
+// Start starts a server on the directory's data, refusing a second
 // process on it, and writes its address to server.json in there, where other
 // commands find it.
-func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
+func Start(cfg Config) (*Server, error) {
 	if err := os.MkdirAll(cfg.Dir, 0o750); err != nil {
 		return nil, fmt.Errorf("making the data directory: %w", err)
 	}
@@ -54,14 +58,14 @@ func StartEmbedded(cfg EmbeddedConfig) (*Embedded, error) {
 	}
 	s, err := startServer(cfg)
 	if errors.Is(err, errNotStarted) { // another process took the port just now
-		cfg.Port = -1
+		cfg.Port = 0
 		s, err = startServer(cfg)
 	}
 	if err != nil {
 		_ = lock.Close()
 		return nil, err
 	}
-	e := &Embedded{server: s, lock: lock, dir: cfg.Dir}
+	e := &Server{server: s, lock: lock, dir: cfg.Dir}
 	if err := e.writeAddress(); err != nil {
 		e.Close()
 		return nil, err
@@ -87,12 +91,12 @@ func lockDir(dir string) (*os.File, error) {
 	return f, nil
 }
 
-// EmbeddedMemory is what the server may need in the process that runs it, in
+// Memory is what the server may need in the process that runs it, in
 // bytes: it keeps the blocks of files that it wrote or read, of 8 MB each, for
 // ten seconds. It was 180 MB in a flood of large messages.
-const EmbeddedMemory = 256 << 20
+const Memory = 256 << 20
 
-func startServer(cfg EmbeddedConfig) (*server.Server, error) {
+func startServer(cfg Config) (*server.Server, error) {
 	options := &server.Options{
 		ServerName: "processor", Host: cfg.Host, Port: freePort(cfg.Host, cfg.Port),
 		JetStream: true, StoreDir: cfg.Dir, JetStreamMaxMemory: 1 << 30,
@@ -153,9 +157,9 @@ func (lastWords) Debugf(string, ...any) {}
 // Tracef implements server.Logger.
 func (lastWords) Tracef(string, ...any) {}
 
-// freePort gives the wanted port, or -1 (any) where it is taken.
+// freePort gives the wanted port, or the server's -1 (any) where it is taken.
 func freePort(host string, port int) int {
-	if port < 0 {
+	if port <= 0 {
 		return -1
 	}
 	l, err := net.Listen("tcp", net.JoinHostPort(host, strconv.Itoa(port)))
@@ -167,10 +171,10 @@ func freePort(host string, port int) int {
 }
 
 // URL is the server's address.
-func (e *Embedded) URL() string { return e.server.ClientURL() }
+func (e *Server) URL() string { return e.server.ClientURL() }
 
 // Connect opens a connection of this process to its server, without the network.
-func (e *Embedded) Connect(options ...nats.Option) (*nats.Conn, error) {
+func (e *Server) Connect(options ...nats.Option) (*nats.Conn, error) {
 	nc, err := nats.Connect(e.server.ClientURL(), options...)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the embedded NATS server: %w", err)
@@ -179,7 +183,7 @@ func (e *Embedded) Connect(options ...nats.Option) (*nats.Conn, error) {
 }
 
 // Close stops the server, which writes everything to disk, and frees the directory.
-func (e *Embedded) Close() {
+func (e *Server) Close() {
 	_ = os.Remove(addressFile(e.dir))
 	e.server.Shutdown()
 	e.server.WaitForShutdown()
@@ -193,7 +197,7 @@ type address struct {
 
 func addressFile(dir string) string { return filepath.Join(dir, "server.json") }
 
-func (e *Embedded) writeAddress() error {
+func (e *Server) writeAddress() error {
 	text, err := json.Marshal(address{URL: e.URL(), PID: os.Getpid()})
 	if err != nil {
 		return err
@@ -208,9 +212,9 @@ func (e *Embedded) writeAddress() error {
 	return nil
 }
 
-// FindEmbedded gives the address of the server that another process runs on
+// Find gives the address of the server that another process runs on
 // the directory; found is false where there is none that answers.
-func FindEmbedded(ctx context.Context, dir string) (url string, found bool) {
+func Find(ctx context.Context, dir string) (url string, found bool) {
 	text, err := os.ReadFile(addressFile(dir))
 	if err != nil {
 		return "", false

@@ -1,4 +1,4 @@
-package streams
+package embedded
 
 import (
 	"net"
@@ -10,19 +10,21 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 	"github.com/stretchr/testify/require"
+
+	"github.com/adpa/processor/streams"
 )
 
 func TestEmbeddedServerIsFoundAndKeepsItsData(t *testing.T) {
-	cfg := EmbeddedConfig{Dir: filepath.Join(t.TempDir(), "nats"), Host: "127.0.0.1", Port: -1, Sync: time.Minute}
-	_, found := FindEmbedded(t.Context(), cfg.Dir)
+	cfg := Config{Dir: filepath.Join(t.TempDir(), "nats"), Host: "127.0.0.1", Port: 0, Sync: time.Minute}
+	_, found := Find(t.Context(), cfg.Dir)
 	require.False(t, found)
-	first, err := StartEmbedded(cfg)
+	first, err := Start(cfg)
 	require.NoError(t, err)
-	url, found := FindEmbedded(t.Context(), cfg.Dir)
+	url, found := Find(t.Context(), cfg.Dir)
 	require.True(t, found)
 	require.Equal(t, first.URL(), url)
 
-	_, err = StartEmbedded(cfg)
+	_, err = Start(cfg)
 	require.ErrorIs(t, err, ErrDirInUse)
 	require.ErrorContains(t, err, cfg.Dir)
 
@@ -30,15 +32,15 @@ func TestEmbeddedServerIsFoundAndKeepsItsData(t *testing.T) {
 	require.NoError(t, err)
 	js, err := jetstream.New(nc)
 	require.NoError(t, err)
-	require.NoError(t, Provision(t.Context(), js, testLayout()))
-	_, err = js.Publish(t.Context(), "llm.requests.acme", request("a"))
+	require.NoError(t, streams.Provision(t.Context(), js, streams.NewLayout(streams.DefaultServer(), streams.DefaultStreams())))
+	_, err = js.Publish(t.Context(), "llm.requests.acme", []byte("{}"))
 	require.NoError(t, err)
 	nc.Close()
 	first.Close()
-	_, found = FindEmbedded(t.Context(), cfg.Dir)
+	_, found = Find(t.Context(), cfg.Dir)
 	require.False(t, found)
 
-	second, err := StartEmbedded(cfg)
+	second, err := Start(cfg)
 	require.NoError(t, err)
 	defer second.Close()
 	nc, err = nats.Connect(second.URL())
@@ -55,7 +57,7 @@ func TestEmbeddedServerTakesAFreePort(t *testing.T) {
 	taken, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer taken.Close()
-	e, err := StartEmbedded(EmbeddedConfig{Dir: t.TempDir(), Host: "127.0.0.1", Port: taken.Addr().(*net.TCPAddr).Port})
+	e, err := Start(Config{Dir: t.TempDir(), Host: "127.0.0.1", Port: taken.Addr().(*net.TCPAddr).Port})
 	require.NoError(t, err)
 	defer e.Close()
 	require.NotContains(t, e.URL(), taken.Addr().String())
@@ -64,13 +66,13 @@ func TestEmbeddedServerTakesAFreePort(t *testing.T) {
 func TestStaleAddressIsNoServer(t *testing.T) {
 	dir := t.TempDir()
 	require.NoError(t, os.WriteFile(filepath.Join(dir, "server.json"), []byte(`{"url":"nats://127.0.0.1:1","pid":1}`), 0o600))
-	_, found := FindEmbedded(t.Context(), dir)
+	_, found := Find(t.Context(), dir)
 	require.False(t, found)
 }
 
 func TestEmbeddedServerThatCannotListenSaysSoAtOnce(t *testing.T) {
 	begun := time.Now()
-	_, err := StartEmbedded(EmbeddedConfig{Dir: t.TempDir(), Host: "192.0.2.1", Port: -1}) // no address of any machine
+	_, err := Start(Config{Dir: t.TempDir(), Host: "192.0.2.1", Port: 0}) // no address of any machine
 	require.ErrorIs(t, err, errNotStarted)
 	require.ErrorContains(t, err, "192.0.2.1")
 	require.Less(t, time.Since(begun), startTimeout)

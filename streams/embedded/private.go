@@ -1,4 +1,4 @@
-package streams
+package embedded
 
 import (
 	"crypto/rand"
@@ -13,9 +13,9 @@ import (
 // the loopback address, at any port, and takes a password that nobody else
 // knows. What runs on it cannot touch another deployment, nor be touched. (A
 // connection without a socket would do, but brings half as many messages.)
-// The directory is locked as that of StartEmbedded is; what it holds from an
+// The directory is locked as that of Start is; what it holds from an
 // earlier start is there again.
-func StartPrivate(dir string) (*Embedded, error) {
+func StartPrivate(dir string) (*Server, error) {
 	lock, err := lockDir(dir)
 	if err != nil {
 		return nil, err
@@ -38,11 +38,11 @@ func StartPrivate(dir string) (*Embedded, error) {
 		_ = lock.Close()
 		return nil, fmt.Errorf("the private NATS server was not ready within %s", startTimeout)
 	}
-	return &Embedded{server: s, lock: lock, dir: dir, secret: secret}, nil
+	return &Server{server: s, lock: lock, dir: dir, secret: secret}, nil
 }
 
 // ConnectPrivate opens a connection to a private server.
-func (e *Embedded) ConnectPrivate(options ...nats.Option) (*nats.Conn, error) {
+func (e *Server) ConnectPrivate(options ...nats.Option) (*nats.Conn, error) {
 	nc, err := nats.Connect(e.server.ClientURL(), append(options, nats.Token(e.secret))...)
 	if err != nil {
 		return nil, fmt.Errorf("connecting to the private NATS server: %w", err)
