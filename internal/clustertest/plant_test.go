@@ -25,7 +25,9 @@ import (
 
 func TestMain(m *testing.M) {
 	proc.Main()
-	os.Exit(m.Run())
+	code := m.Run()
+	_ = os.RemoveAll(programDir)
+	os.Exit(code)
 }
 
 // slow skips a test that takes long, unless it is asked for.
@@ -84,12 +86,14 @@ type replica struct {
 	log     *os.File
 }
 
-var build = sync.OnceValues(func() (string, error) {
-	dir, err := os.MkdirTemp("", "clustertest")
-	if err != nil {
+// programDir holds what build made; empty before.
+var programDir string
+
+var build = sync.OnceValues(func() (program string, err error) {
+	if programDir, err = os.MkdirTemp("", "clustertest"); err != nil {
 		return "", err
 	}
-	return proc.Build(context.Background(), dir)
+	return proc.Build(context.Background(), programDir)
 })
 
 // newPlant starts everything and sets the streams up. The test ends it, at the
