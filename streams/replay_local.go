@@ -31,10 +31,12 @@ type Local struct {
 // to be there: what was answered before is answered with the same again, and
 // what has to wait outlives the process. Else there need be no streams at all.
 func NewLocal(waiting int, stored bool, answered func(subject string, response []byte)) *Local {
-	return &Local{
+	l := &Local{
 		requests: make(chan *localMsg, waiting), answered: answered, stored: stored,
 		over: make(chan struct{}), sources: map[string]*source{},
 	}
+	l.number.Store(uint64(time.Now().UnixNano())) // no request passes for one of an earlier run that was delivered again
+	return l
 }
 
 // ProvisionLocal sets up what a process follows beside its traffic: all that

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"os"
 	"slices"
 	"strings"
@@ -27,14 +28,20 @@ import (
 
 const (
 	// replayWindow and lowWindow are how many requests are under way at a time.
-	replayWindow = 1024
+	replayWindow = 512
 	lowWindow    = 64
+	// settleEvery is after how many requests it is waited until the cache holds
+	// what was answered: with what is under way that is less than it takes at a
+	// time, and what is too much it drops, which would leave hits to chance.
+	settleEvery = 256
 	// replaySegment is after how many requests everything that they left on the
 	// private server is removed, so that it holds no more at any time.
 	replaySegment = 50_000
 	// replayCache bounds the part of the cache in memory: the rest is read from
 	// the private server.
 	replayCache = 32 * units.MB
+	// sweepReplay is how often stored responses are looked for that did not come by.
+	sweepReplay = 5 * time.Second
 	// maxLeaders bounds the distinct requests whose first answer is remembered.
 	maxLeaders = 200_000
 )
@@ -80,6 +87,7 @@ type replaySide struct {
 // underway is a request that was sent and is not answered.
 type underway struct {
 	x      *record
+	since  time.Time
 	leader *leader
 }
 
@@ -112,6 +120,15 @@ func (s *replaySide) run(ctx context.Context) (err error) {
 		return err
 	}
 	defer f.Close()
+	if s.calls.dry && done == s.tape.requests {
+		return nil
+	}
+	if s.calls.dry && done > 0 {
+		if err := s.anew(ctx, f); err != nil {
+			return err
+		}
+		done = 0
+	}
 	s.out = bufio.NewWriterSize(f, 256<<10)
 	s.open, s.decided, s.slots = map[int]*underway{}, map[int]result{}, make(chan struct{}, s.window)
 	if s.leaders, err = lru.New[string, *leader](maxLeaders); err != nil {
@@ -121,12 +138,17 @@ func (s *replaySide) run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.cancel = cancel
-	stop, err := s.start(ctx, done)
+	stop, err := s.start(ctx)
 	if err != nil {
 		return err
 	}
+	var sweeping sync.WaitGroup
+	if !s.calls.dry {
+		sweeping.Go(func() { s.sweep(ctx) })
+	}
 	err = s.feed(ctx, done)
 	cancel()
+	sweeping.Wait()
 	err = errors.Join(err, s.failed(), s.flush(), stop())
 	if err != nil {
 		return err
@@ -134,18 +156,36 @@ func (s *replaySide) run(ctx context.Context) (err error) {
 	return f.Sync()
 }
 
+// anew forgets what a run that pays nothing had done when it was cut off. What
+// was cached and what was noted need not be in step, and to find it out again
+// costs nothing.
+func (s *replaySide) anew(ctx context.Context, results *os.File) error {
+	js, err := jetstream.New(s.nc)
+	if err != nil {
+		return fmt.Errorf("opening JetStream: %w", err)
+	}
+	stream, err := js.Stream(ctx, "KV_"+bucketLayout(s.cfg).Bucket(kv.BucketCache))
+	if err == nil {
+		err = stream.Purge(ctx)
+	}
+	if err == nil {
+		err = results.Truncate(0)
+	}
+	if err == nil {
+		_, err = results.Seek(0, io.SeekStart)
+	}
+	if err != nil {
+		return fmt.Errorf("beginning a side anew: %w", err)
+	}
+	return nil
+}
+
 // start runs the pipeline, all stages in one group, which changes no outcome.
 // One that pays keeps on the private server what it does, so that nothing that
-// an interruption finds answered is worked again. first is the number of the
-// request to begin with.
-func (s *replaySide) start(ctx context.Context, first int) (stop func() error, err error) {
+// an interruption finds answered is worked again.
+func (s *replaySide) start(ctx context.Context) (stop func() error, err error) {
 	if s.js, err = jetstream.New(s.nc); err != nil {
 		return nil, fmt.Errorf("opening JetStream: %w", err)
-	}
-	if s.calls.dry {
-		if err := s.uncache(ctx, first); err != nil {
-			return nil, err
-		}
 	}
 	if err := s.cfg.Resources.Apply(serverMemory(s.cfg)); err != nil {
 		return nil, err
@@ -197,7 +237,6 @@ func (s *replaySide) feed(ctx context.Context, done int) error {
 			}
 		}
 		if number++; number <= done {
-			s.past(x)
 			return nil
 		}
 		if s.clock != nil {
@@ -214,6 +253,11 @@ func (s *replaySide) feed(ctx context.Context, done int) error {
 		}
 		if sent++; sent%replaySegment == 0 {
 			if err := s.clear(ctx); err != nil {
+				return err
+			}
+		}
+		if sent%settleEvery == 0 {
+			if err := s.settle(ctx, &leader{}); err != nil {
 				return err
 			}
 		}
@@ -252,7 +296,7 @@ func (s *replaySide) send(ctx context.Context, index int, x *record) error {
 	}
 	m := s.message(index, x, body)
 	s.mu.Lock()
-	s.open[index] = &underway{x, first}
+	s.open[index] = &underway{x, time.Now(), first}
 	s.next = append(s.next, index)
 	s.mu.Unlock()
 	if !schemas.ValidName(x.Tenant) || len(body) > streams.MaxRequest(int(s.nc.MaxPayload())) {
@@ -340,24 +384,6 @@ func (s *replaySide) inOrder(ctx context.Context, x *record) (body []byte, first
 	return body, first, nil
 }
 
-// past notes a request that an earlier run has answered.
-func (s *replaySide) past(x *record) {
-	key, ttl, ok := s.cachedAs(x)
-	if !ok {
-		return
-	}
-	if before, known := s.leaders.Get(key); !known || x.Time.Sub(before.at) >= ttl {
-		s.leaders.Add(key, &leader{at: x.Time, done: over, settled: true})
-	}
-}
-
-// over is what those wait for who need not wait.
-var over = func() chan struct{} {
-	c := make(chan struct{})
-	close(c)
-	return c
-}()
-
 // cachedAs gives what equal requests have in common, and how long their answer
 // stays in the cache; ok is false for a request that is not cached, or is broken.
 func (s *replaySide) cachedAs(x *record) (key string, ttl time.Duration, ok bool) {
@@ -374,23 +400,6 @@ func (s *replaySide) cachedAs(x *record) (key string, ttl time.Duration, ok bool
 		options = span.Of(body)
 	}
 	return x.Tenant + "." + schemas.CacheKey(body, options), s.ttl(&parsed.Options), true
-}
-
-// uncache takes out of the private server's cache what requests from a number
-// on left there in a run that was cut off before they were noted: they are run
-// again, and are not to find their own answers.
-func (s *replaySide) uncache(ctx context.Context, first int) error {
-	store, err := kv.OpenCacheStore(ctx, s.js, bucketLayout(s.cfg))
-	if err != nil {
-		return err
-	}
-	return store.Each(ctx, "*", func(e kv.StoredEntry) error {
-		_, id, _ := strings.Cut(e.Request, ".")
-		if index, ok := indexOf(id); !ok || index < first {
-			return nil
-		}
-		return store.Purge(ctx, e.Key)
-	})
 }
 
 // settle waits until the cache holds what the first of equal requests left
@@ -546,6 +555,32 @@ func (s *replaySide) clear(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// sweep looks for responses that are stored and did not come by, as those that a
+// stage finds to requests of an interrupted run.
+func (s *replaySide) sweep(ctx context.Context) {
+	ticker := time.NewTicker(sweepReplay)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		keys := map[string]int{}
+		s.mu.Lock()
+		for index, u := range s.open {
+			if time.Since(u.since) > sweepReplay {
+				keys[u.x.Tenant+"."+replayID(index)] = index
+			}
+		}
+		s.mu.Unlock()
+		found, _ := s.deps.ledger.responses.Find(ctx, slices.Collect(maps.Keys(keys))) // what cannot be read now is looked for again
+		for key, body := range found {
+			s.answered(keys[key], body)
+		}
+	}
 }
 
 // openResults opens a results file behind its last whole line, and says how
