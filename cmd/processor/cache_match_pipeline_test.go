@@ -147,12 +147,12 @@ func TestFollowersOfABadAnswerShareTheNextCall(t *testing.T) {
 			arrived := make(chan struct{})
 			p := newTestPipeline(t, fakellm.Config{Count: true, Respond: func(call fakellm.Call) *fakellm.Step {
 				<-arrived
-				step := &fakellm.Step{Delay: time.Second, Body: answering("no JSON")}
+				step := &fakellm.Step{Delay: 300 * time.Millisecond, Body: answering("no JSON")}
 				if strings.Contains(fakellm.LastText(call), "cannot be used") {
 					step.Body = answering(c.second)
 				}
 				return step
-			}}, nil)
+			}}, func(cfg *config.Config) { cfg.Providers[0].Timeout = time.Minute })
 			p.start()
 			const n = 30
 			for i := range n {
