@@ -10,6 +10,8 @@ import (
 	"github.com/go-json-experiment/json"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/adpa/processor/internal/jsx"
 )
 
 // ErrNoEntry is a key without an entry.
@@ -109,30 +111,10 @@ func (s *CacheStore) Purge(ctx context.Context, key string) error {
 
 // EachMessage calls f with each message that a stream holds now under a subject.
 func EachMessage(ctx context.Context, js jetstream.JetStream, stream, subject string, f func(jetstream.Msg) error) error {
-	consumer, err := js.OrderedConsumer(ctx, stream, jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}})
+	err := jsx.Each(ctx, js, stream, jetstream.OrderedConsumerConfig{FilterSubjects: []string{subject}},
+		func(m jetstream.Msg, _ *jetstream.MsgMetadata) (bool, error) { return true, f(m) }, jetstream.PullMaxMessages(500))
 	if err != nil {
 		return fmt.Errorf("reading stream %s: %w", stream, err)
-	}
-	info := consumer.CachedInfo()
-	if info == nil || info.NumPending == 0 {
-		return nil
-	}
-	messages, err := consumer.Messages(jetstream.PullMaxMessages(500))
-	if err != nil {
-		return fmt.Errorf("reading stream %s: %w", stream, err)
-	}
-	defer messages.Stop()
-	for left := info.NumPending; left > 0; left-- {
-		m, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return fmt.Errorf("reading stream %s: %w", stream, err)
-		}
-		if err := f(m); err != nil {
-			return err
-		}
-		if meta, err := m.Metadata(); err == nil && meta.NumPending == 0 {
-			return nil
-		}
 	}
 	return nil
 }

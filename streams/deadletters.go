@@ -11,6 +11,7 @@ import (
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/adpa/processor/internal/jsx"
 	"github.com/adpa/processor/schemas"
 )
 
@@ -51,39 +52,14 @@ func NewDeadLetters(nc *nats.Conn, names Names) (*DeadLetters, error) {
 // Each calls f with the dead letters of a tenant, the oldest first, without
 // their bodies, until f returns false.
 func (d *DeadLetters) Each(ctx context.Context, tenant string, f func(DeadLetter) (more bool, err error)) error {
-	consumer, err := d.js.OrderedConsumer(ctx, d.names.Dead(), jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{d.names.DeadLetter("*", tenant)}, HeadersOnly: true,
+	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{d.names.DeadLetter("*", tenant)}, HeadersOnly: true}
+	err := jsx.Each(ctx, d.js, d.names.Dead(), cfg, func(m jetstream.Msg, meta *jetstream.MsgMetadata) (bool, error) {
+		return f(readDeadLetter(meta.Sequence.Stream, meta.Timestamp, m.Subject(), m.Headers(), nil))
 	})
 	if err != nil {
 		return fmt.Errorf("reading dead letters: %w", missingStream(err))
 	}
-	if consumer.CachedInfo().NumPending == 0 {
-		return nil
-	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		return fmt.Errorf("reading dead letters: %w", err)
-	}
-	defer messages.Stop()
-	stop := context.AfterFunc(ctx, messages.Stop)
-	defer stop()
-	for {
-		m, err := messages.Next()
-		if errors.Is(err, jetstream.ErrMsgIteratorClosed) {
-			return ctx.Err()
-		}
-		if err != nil {
-			return fmt.Errorf("reading dead letters: %w", err)
-		}
-		meta, err := m.Metadata()
-		if err != nil {
-			return fmt.Errorf("reading dead letters: %w", err)
-		}
-		more, err := f(readDeadLetter(meta.Sequence.Stream, meta.Timestamp, m.Subject(), m.Headers(), nil))
-		if err != nil || !more || meta.NumPending == 0 {
-			return err
-		}
-	}
+	return nil
 }
 
 // Get gives one dead letter with its body.

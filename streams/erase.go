@@ -9,6 +9,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/adpa/processor/internal/jsx"
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
 )
@@ -84,32 +85,15 @@ func idsOf(m *jetstream.RawStreamMsg, published bool) (ids []string) {
 // the stored responses to a tenant were found or kept under.
 func (n Names) CacheKeys(ctx context.Context, js jetstream.JetStream, tenant string, keep func(key string) bool) (map[string]bool, error) {
 	keys := map[string]bool{}
-	consumer, err := js.OrderedConsumer(ctx, n.Responses(), jetstream.OrderedConsumerConfig{
-		FilterSubjects: []string{n.Response(tenant, "*")}, HeadersOnly: true,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("reading responses: %w", missingStream(err))
-	}
-	left := consumer.CachedInfo().NumPending
-	if left == 0 {
-		return keys, nil
-	}
-	messages, err := consumer.Messages()
-	if err != nil {
-		return nil, fmt.Errorf("reading responses: %w", err)
-	}
-	defer messages.Stop()
-	for ; left > 0; left-- {
-		m, err := messages.Next(jetstream.NextContext(ctx))
-		if err != nil {
-			return nil, fmt.Errorf("reading responses: %w", err)
-		}
+	cfg := jetstream.OrderedConsumerConfig{FilterSubjects: []string{n.Response(tenant, "*")}, HeadersOnly: true}
+	err := jsx.Each(ctx, js, n.Responses(), cfg, func(m jetstream.Msg, _ *jetstream.MsgMetadata) (bool, error) {
 		if key := m.Headers().Get(HeaderKey); key != "" && keep(key) {
 			keys[key] = true
 		}
-		if meta, err := m.Metadata(); err == nil && meta.NumPending == 0 {
-			break
-		}
+		return true, nil
+	})
+	if err != nil {
+		return nil, fmt.Errorf("reading responses: %w", missingStream(err))
 	}
 	return keys, nil
 }

@@ -10,6 +10,7 @@ import (
 
 	"github.com/nats-io/nats.go/jetstream"
 
+	"github.com/adpa/processor/internal/jsx"
 	"github.com/adpa/processor/kv/budget"
 	"github.com/adpa/processor/stages"
 	"github.com/adpa/processor/streams"
@@ -182,46 +183,17 @@ func (s *storedSpend) read(ctx context.Context) iter.Seq2[budget.Spend, error] {
 }
 
 func (s *storedSpend) each(ctx context.Context, yield func(budget.Spend, error) bool) error {
-	consumer, err := s.js.OrderedConsumer(ctx, s.names.Responses(), jetstream.OrderedConsumerConfig{})
-	if err != nil {
-		return err
-	}
-	left := consumer.CachedInfo().NumPending
-	if left == 0 {
-		return nil
-	}
-	messages, err := consumer.Messages(jetstream.PullMaxBytes(responsesAhead))
-	if err != nil {
-		return err
-	}
-	defer messages.Stop()
-	stop := context.AfterFunc(ctx, messages.Stop)
-	defer stop()
-	for ; left > 0; left-- {
-		m, err := messages.Next()
-		if errors.Is(err, jetstream.ErrMsgIteratorClosed) {
-			return ctx.Err()
-		}
+	return jsx.Each(ctx, s.js, s.names.Responses(), jetstream.OrderedConsumerConfig{}, func(m jetstream.Msg, meta *jetstream.MsgMetadata) (bool, error) {
+		spend, paid, err := s.spend(m, meta)
 		if err != nil {
-			return err
-		}
-		spend, paid, err := s.spend(m)
-		if err != nil {
-			return err
+			return false, err
 		}
 		s.count++
-		if paid && !yield(spend, nil) {
-			return nil
-		}
-	}
-	return nil
+		return !paid || yield(spend, nil), nil
+	}, jetstream.PullMaxBytes(responsesAhead))
 }
 
-func (s *storedSpend) spend(m jetstream.Msg) (budget.Spend, bool, error) {
-	meta, err := m.Metadata()
-	if err != nil {
-		return budget.Spend{}, false, err
-	}
+func (s *storedSpend) spend(m jetstream.Msg, meta *jetstream.MsgMetadata) (budget.Spend, bool, error) {
 	tenant := strings.Split(m.Subject(), ".")[2] // as Names.Response makes them
 	spend, paid, err := budget.ReadSpend(tenant, meta.Timestamp, m.Data())
 	if err != nil {
