@@ -11,6 +11,7 @@ import (
 
 	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/santhosh-tekuri/jsonschema/v6"
+	"github.com/santhosh-tekuri/jsonschema/v6/kind"
 	"golang.org/x/text/language"
 	messages "golang.org/x/text/message"
 )
@@ -257,6 +258,9 @@ func leaves(list []Violation, e *jsonschema.ValidationError) []Violation {
 	}
 	if len(e.Causes) > 0 {
 		return list
+	}
+	if surplus, ok := e.ErrorKind.(*kind.AdditionalProperties); ok {
+		slices.Sort(surplus.Properties) // the library has them in any order
 	}
 	return append(list, Violation{Path: clip(pointer(e.InstanceLocation)), Message: clip(e.ErrorKind.LocalizedString(printer))})
 }
