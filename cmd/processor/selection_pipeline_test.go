@@ -166,12 +166,15 @@ func TestAutoLearnsOverTheFiveStages(t *testing.T) {
 	}
 
 	// A replica that has seen nothing of it chooses alike, and so does one after a restart of all.
-	other, err := newDeps(t.Context(), p.cfg, p.nc, nil)
-	require.NoError(t, err)
-	figures, known := other.models.selector.learnt.Figures("tasks", "middle")
-	other.close()
-	require.True(t, known)
-	require.Greater(t, figures.Answers, 100.0)
+	require.Eventually(t, func() bool {
+		other, err := newDeps(t.Context(), p.cfg, p.nc, nil)
+		if err != nil {
+			return false
+		}
+		defer other.close()
+		figures, known := other.models.selector.learnt.Figures("tasks", "middle")
+		return known && figures.Answers > 100
+	}, time.Minute, 100*time.Millisecond)
 	stop()
 	p.registry = prometheus.NewRegistry()
 	p.start()

@@ -47,6 +47,7 @@ func size() figures {
 }
 
 func TestKillsLoseNothing(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("kills processes for half a minute")
 	}
@@ -269,6 +270,7 @@ func (c *cluster) check(ctx context.Context) {
 }
 
 func TestStopFinishesWhatWasTaken(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("builds and runs the processor")
 	}
@@ -298,6 +300,7 @@ func TestStopFinishesWhatWasTaken(t *testing.T) {
 }
 
 func TestASecondSignalStopsAtOnce(t *testing.T) {
+	t.Parallel()
 	if testing.Short() {
 		t.Skip("builds and runs the processor")
 	}
