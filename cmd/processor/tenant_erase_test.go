@@ -120,6 +120,7 @@ func TestAnErasedTenantLeavesNothing(t *testing.T) {
 	p.publishAs("acme", "hangs", chat("the secret of acme: hang"))
 	<-hanging // a call runs
 
+	p.awaitEmpty("LLM_REQUESTS") // what was taken is acknowledged a little later
 	before := stored(t, p.js)
 	places := matching(before, "acme")
 	for _, stream := range []string{
