@@ -25,10 +25,9 @@ import (
 // and with what is kept. Every replica is a process of its own.
 type scaleBench struct {
 	pipelineBench
-	workers  int
-	latency  time.Duration
-	seconds  float64
-	answered int
+	workers int
+	latency time.Duration
+	seconds float64
 }
 
 // scaleTenants is over how many tenants the load is spread.
@@ -42,7 +41,6 @@ func runScale(ctx context.Context, out io.Writer, args []string) error {
 	kept := flags.Int("kept", 100_000, "messages in archive and responses when a replica starts; 0 leaves it out. 1000000 is meant")
 	joins := flags.Int("joins", 3, "replicas that join and leave, told to (SIGTERM); 0 leaves joining and leaving out")
 	kills := flags.Int("kills", 1, "replicas that join and are killed (SIGKILL); of as many that stay, it is told how long what they take is under way")
-	flags.IntVar(&b.answered, "answered", 200_000, "of a larger backlog so many are answered")
 	flags.IntVar(&b.workers, "workers", 16, "of the generate stage of each replica")
 	flags.DurationVar(&b.latency, "latency", 200*time.Millisecond, "of the upstream")
 	flags.Float64Var(&b.seconds, "seconds", 15, "how long each number of replicas works, about")
@@ -366,7 +364,7 @@ func (b *scaleBench) backlogOf(ctx context.Context, n int) error {
 		return err
 	}
 	var processor, server int64
-	marks, err := f.watch(ctx, min(n, b.answered), func() error {
+	marks, err := f.watch(ctx, n, func() error {
 		own, err := f.replicas[0].ResidentBytes()
 		if err != nil {
 			return err
@@ -379,12 +377,6 @@ func (b *scaleBench) backlogOf(ctx context.Context, n int) error {
 		return err
 	}
 	rate := between(marks, 0.05, 1)
-	if n > b.answered {
-		n = b.answered
-		if err := f.replicas[0].Stop(); err != nil { // finishes what it took
-			return err
-		}
-	}
 	fmt.Fprintf(b.out, "| %d | %.0f | %.0f | %d MB | %d MB |\n", n, rate, 1e6/max(rate, 1), processor>>20, server>>20)
 	return f.checkCalls(n)
 }
