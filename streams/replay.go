@@ -22,9 +22,11 @@ const (
 	archiveBytes = 4 << 20
 	// archiveTimeout bounds the wait for the next message of a read.
 	archiveTimeout = 10 * time.Second
-	// yieldAbove is how many requests that wait have a reader with a pause rest
-	// longer, up to yieldMost after each read; yieldTimeout bounds the question.
+	// yieldAbove messages or yieldBytes in any stream of what is worked have a reader
+	// with a pause rest longer, up to yieldMost after each read: a message between
+	// stages may hold many requests. yieldTimeout bounds the question.
 	yieldAbove   = 256
+	yieldBytes   = 512 << 10
 	yieldMost    = 5 * time.Second
 	yieldTimeout = time.Second
 	// headerSource names the message that a sourced one is a copy of.
@@ -133,29 +135,43 @@ func (a *Archive) Each(ctx context.Context, since, until time.Time, tenant strin
 func (a *Archive) yield(ctx context.Context) {
 	for rested := time.Duration(0); rested < yieldMost && ctx.Err() == nil; rested += a.pause {
 		sleep(ctx, a.pause)
-		if a.waiting(ctx) < yieldAbove {
+		if !a.busy(ctx) {
 			return
 		}
 	}
 }
 
-// waiting gives how many requests wait to be worked; 0 where that cannot be seen,
-// which is asked once.
-func (a *Archive) waiting(ctx context.Context) uint64 {
+// busy says whether much waits to be worked or is being worked; false where that
+// cannot be seen, which is asked once.
+func (a *Archive) busy(ctx context.Context) bool {
 	if a.blind {
-		return 0
+		return false
 	}
 	ctx, cancel := context.WithTimeout(ctx, yieldTimeout)
 	defer cancel()
 	js, err := jetstream.New(a.nc)
-	if err == nil {
-		var consumer jetstream.Consumer
-		if consumer, err = js.Consumer(ctx, a.names.Requests(), stages.Compress); err == nil {
-			return consumer.CachedInfo().NumPending
+	a.blind = err != nil
+	for _, stage := range stages.Names {
+		if a.blind {
+			return false
+		}
+		name := a.names.Stage(stage)
+		if stage == stages.Compress {
+			name = a.names.Requests()
+		}
+		stream, err := js.Stream(ctx, name)
+		if errors.Is(err, context.DeadlineExceeded) {
+			return true // so busy that it does not say so
+		}
+		if err != nil {
+			a.blind = true
+			return false
+		}
+		if held := stream.CachedInfo().State; held.Msgs > yieldAbove || held.Bytes > yieldBytes {
+			return true
 		}
 	}
-	a.blind = true
-	return 0
+	return false
 }
 
 // errEnd ends a read at what is not wanted any more.
