@@ -117,8 +117,11 @@ func (b *pipelineBench) replayTurn(ctx context.Context) (r replayRates, err erro
 }
 
 // used gives the processor time that the processes of a setting have used.
-func (s *setting) used() (sum time.Duration) {
-	for _, p := range []*proc.Process{s.nats, s.upstream, s.processor} {
+func (s *setting) used() time.Duration { return cpuTime(s.nats, s.upstream, s.processor) }
+
+// cpuTime gives the processor time that processes have used; one may be nil.
+func cpuTime(processes ...*proc.Process) (sum time.Duration) {
+	for _, p := range processes {
 		if p == nil {
 			continue
 		}

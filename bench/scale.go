@@ -269,13 +269,8 @@ func between(marks []mark, from, to float64) float64 {
 }
 
 // cpuTime is what all processes of the fleet have used.
-func (f *fleet) cpuTime() (sum time.Duration) {
-	for _, p := range append([]*proc.Process{f.nats, f.upstream}, f.replicas...) {
-		if used, err := p.CPUTime(); err == nil {
-			sum += used
-		}
-	}
-	return sum
+func (f *fleet) cpuTime() time.Duration {
+	return cpuTime(append([]*proc.Process{f.nats, f.upstream}, f.replicas...)...)
 }
 
 // replicas measures throughput by the number of replicas.

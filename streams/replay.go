@@ -149,29 +149,34 @@ func (a *Archive) busy(ctx context.Context) bool {
 	}
 	ctx, cancel := context.WithTimeout(ctx, yieldTimeout)
 	defer cancel()
-	js, err := jetstream.New(a.nc)
+	much, err := a.muchIsHeld(ctx)
+	if errors.Is(err, context.DeadlineExceeded) {
+		return true // so busy that it does not say so
+	}
 	a.blind = err != nil
+	return much
+}
+
+// muchIsHeld looks at the streams of what is worked.
+func (a *Archive) muchIsHeld(ctx context.Context) (bool, error) {
+	js, err := jetstream.New(a.nc)
+	if err != nil {
+		return false, err
+	}
 	for _, stage := range stages.Names {
-		if a.blind {
-			return false
-		}
 		name := a.names.Stage(stage)
-		if stage == stages.Compress {
+		if stage == stages.Compress { // which takes from the requests
 			name = a.names.Requests()
 		}
 		stream, err := js.Stream(ctx, name)
-		if errors.Is(err, context.DeadlineExceeded) {
-			return true // so busy that it does not say so
-		}
 		if err != nil {
-			a.blind = true
-			return false
+			return false, err
 		}
 		if held := stream.CachedInfo().State; held.Msgs > yieldAbove || held.Bytes > yieldBytes {
-			return true
+			return true, nil
 		}
 	}
-	return false
+	return false, nil
 }
 
 // errEnd ends a read at what is not wanted any more.
