@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -111,7 +112,13 @@ func TestTenantsShareOnlyWhereBothSaySo(t *testing.T) {
 	} {
 		t.Run(fmt.Sprint(c), func(t *testing.T) {
 			t.Parallel()
-			p := newTestPipeline(t, fakellm.Config{Count: true, Latency: 300 * time.Millisecond}, func(cfg *config.Config) { cfg.Cache.Scope = c.scope })
+			var p *testPipeline
+			var calls atomic.Int64
+			p = newTestPipeline(t, fakellm.Config{Count: true, Respond: func(fakellm.Call) *fakellm.Step {
+				calls.Add(1)
+				p.hold(func() bool { return calls.Load()+int64(p.parked()) >= 2 })
+				return nil
+			}}, func(cfg *config.Config) { cfg.Cache.Scope = c.scope })
 			p.start()
 			p.publishAs("payer-of-it", "paid-under-this", with("the same question", c.mine))
 			p.publishAs("other", "flying", with("the same question", c.theirs))
@@ -144,22 +151,19 @@ func TestFollowersOfABadAnswerShareTheNextCall(t *testing.T) {
 	}{"the second is good": {`{"n":1}`, true}, "the second is as bad": {"no number at all", false}} {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			arrived := make(chan struct{})
-			p := newTestPipeline(t, fakellm.Config{Count: true, Respond: func(call fakellm.Call) *fakellm.Step {
-				<-arrived
-				step := &fakellm.Step{Delay: 300 * time.Millisecond, Body: answering("no JSON")}
-				if strings.Contains(fakellm.LastText(call), "cannot be used") {
-					step.Body = answering(c.second)
-				}
-				return step
-			}}, func(cfg *config.Config) { cfg.Providers[0].Timeout = time.Minute })
-			p.start()
 			const n = 30
+			var p *testPipeline
+			p = newTestPipeline(t, fakellm.Config{Count: true, Respond: func(call fakellm.Call) *fakellm.Step {
+				p.hold(func() bool { return p.parked() == n-1 })
+				if strings.Contains(fakellm.LastText(call), "cannot be used") {
+					return &fakellm.Step{Body: answering(c.second)}
+				}
+				return &fakellm.Step{Body: answering("no JSON")}
+			}}, nil)
+			p.start()
 			for i := range n {
 				p.publish(fmt.Sprintf("r%d", i), with("Give me a number.", formed))
 			}
-			p.awaitEmpty("LLM_REQUESTS", "LLM_CACHE", "LLM_BATCH")
-			close(arrived)
 			by := map[string]int{}
 			for i := range n {
 				a := p.await(fmt.Sprintf("r%d", i))

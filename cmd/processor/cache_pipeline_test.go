@@ -2,6 +2,7 @@ package main
 
 import (
 	"fmt"
+	"sync"
 	"testing"
 	"time"
 
@@ -16,8 +17,11 @@ const cutOffAnswer = `{"id":"x","object":"chat.completion","model":"gpt-4o","cho
 
 func TestAnswersThatWereCutOffAreSharedAndNotKept(t *testing.T) {
 	t.Parallel()
-	p := newTestPipeline(t, fakellm.Config{Count: true, Respond: func(fakellm.Call) *fakellm.Step {
-		return &fakellm.Step{Delay: 500 * time.Millisecond, Body: cutOffAnswer}
+	var p *testPipeline
+	var first sync.Once
+	p = newTestPipeline(t, fakellm.Config{Count: true, Respond: func(fakellm.Call) *fakellm.Step {
+		first.Do(func() { p.hold(func() bool { return p.parked() == 19 }) })
+		return &fakellm.Step{Body: cutOffAnswer}
 	}}, func(c *config.Config) { c.Models = append(c.Models, configModel("gpt-4o")) })
 	p.start()
 	by := map[string]int{}

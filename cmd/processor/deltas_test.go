@@ -77,7 +77,11 @@ const withUsage = `,"stream_options":{"include_usage":true}`
 
 func TestCachedAnswersStream(t *testing.T) {
 	t.Parallel()
-	p := newTestPipeline(t, fakellm.Config{Latency: 300 * time.Millisecond, FirstToken: 300 * time.Millisecond}, nil)
+	var p *testPipeline
+	p = newTestPipeline(t, fakellm.Config{Respond: func(fakellm.Call) *fakellm.Step {
+		p.hold(func() bool { return p.parked() == 2 })
+		return nil
+	}}, nil)
 	p.start()
 	p.publish("leader", streamedChat("hello", withUsage))
 	p.publish("follower", streamedChat("hello", withUsage))

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -33,6 +34,7 @@ type testPipeline struct {
 	js       jetstream.JetStream
 	upstream *fakellm.Server
 	registry *prometheus.Registry
+	running  atomic.Pointer[pipeline] // the last that was started
 }
 
 func newTestPipeline(t *testing.T, upstream fakellm.Config, change func(*config.Config)) *testPipeline {
@@ -43,7 +45,7 @@ func newTestPipeline(t *testing.T, upstream fakellm.Config, change func(*config.
 	p.cfg.NATS.URL = p.nc.ConnectedUrl()
 	p.cfg.Streams.Archive.Enabled = false
 	p.cfg.Providers = []providers.Config{providers.Config{
-		Name: "fake", Kind: providers.KindOpenAI, BaseURL: p.upstream.URL + "/v1", APIKey: "key-that-must-not-leak", Timeout: time.Second,
+		Name: "fake", Kind: providers.KindOpenAI, BaseURL: p.upstream.URL + "/v1", APIKey: "key-that-must-not-leak", Timeout: time.Minute,
 	}.WithDefaults()}
 	if change != nil {
 		change(&p.cfg)
@@ -64,6 +66,7 @@ func (p *testPipeline) start(stages ...string) (stop func()) {
 func (p *testPipeline) run(running *pipeline) (stop func()) {
 	p.t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
+	p.running.Store(running)
 	done := make(chan error, 1)
 	go func() { done <- running.Run(ctx) }()
 	stopped := false
@@ -126,6 +129,17 @@ func (p *testPipeline) await(id string) answer {
 	return a
 }
 
+// hold has an upstream keep its answer back until ready, so that a test need not
+// guess how long requests take to come together.
+func (p *testPipeline) hold(ready func() bool) {
+	for until := time.Now().Add(time.Minute); !ready() && time.Now().Before(until); {
+		time.Sleep(time.Millisecond)
+	}
+}
+
+// parked is how many requests wait in memory for the call of an equal one.
+func (p *testPipeline) parked() int { return p.running.Load().deps.generate.Parking().Parked() }
+
 // awaitEmpty waits until nothing is left in some streams.
 func (p *testPipeline) awaitEmpty(streams ...string) {
 	p.t.Helper()
@@ -143,7 +157,7 @@ func TestProvidersThatMisbehaveAreRetriedOrAnswered(t *testing.T) {
 		"fine":          nil,
 		"once 500":      {{Status: 500}},
 		"always 500":    {{Status: 500}, {Status: 500}, {Status: 500}, {Status: 500}, {Status: 500}},
-		"slow":          {{Delay: 5 * time.Second}},
+		"slow":          {{Delay: 40 * time.Second}},
 		"cut off":       {{CutBytes: 20}},
 		"dropped":       {{Drop: true}},
 		"html":          {{ContentType: "text/html", Body: "<html>busy</html>"}},
@@ -166,7 +180,7 @@ func TestProvidersThatMisbehaveAreRetriedOrAnswered(t *testing.T) {
 			return steps[name][n]
 		}
 		return nil
-	}}, func(c *config.Config) { c.Pipeline.MaxDeliver = 3 })
+	}}, func(c *config.Config) { c.Pipeline.MaxDeliver, c.Providers[0].AttemptTimeout = 3, 3*time.Second })
 	p.start()
 	for name := range steps {
 		p.publish(strings.ReplaceAll(name, " ", "-"), chat(name))
