@@ -14,8 +14,14 @@ const (
 	// proved is how many calls must have gone well after a cut.
 	proved = 16
 	// earn is how many calls must go well at a level that was refused before one
-	// more is tried: no more than about one call in so many is refused.
-	earn = 64
+	// more is tried: no more than about one call in so many is refused. Where the
+	// step was permitted, half as many are enough for the next, but no fewer than
+	// fewest, and than a round trip of them.
+	earn, fewest = 64, 4
+	// Few calls take long to be so many: a round trip of them is enough once
+	// nothing was refused for firstRest, twice as long after each step that was
+	// refused, up to maxProbe.
+	firstRest = 10 * time.Second
 	// pauseShare bounds what waiting as a provider asks may cost: the next level
 	// is tried no sooner than this many times the wait.
 	pauseShare = 20
@@ -36,15 +42,19 @@ const (
 // falls when the provider refuses, stalls or slows down, at most once a round
 // trip, and rises again by half of the way to the level that was refused in each
 // round trip (BIC: Xu, Harfoush, Rhee, INFOCOM 2004), from there in small steps
-// that must be earned.
+// that must be earned. Once calls go well again where even one at a time was
+// refused, it rises to half of what had proved itself before.
 type gate struct {
 	most, limit float64
 	running     int
 
 	refusedAt float64 // the level that was refused last; 0 is none
-	step      float64 // by which the limit rises past it
+	known     float64 // the level that had proved itself before it was refused
+	step      float64 // by which the limit rises past refusedAt
+	steps     int     // by which it rose since the last cut
 	good      int     // calls that went well since the limit last changed there
 	sinceCut  int     // and since the last cut
+	rest      time.Duration
 	cutAt     time.Time
 	probeAt   time.Time // not before that a level is tried that was refused
 	until     time.Time // nothing is called before
@@ -54,7 +64,10 @@ type gate struct {
 	unslowed float64 // the limit before it fell for slow calls
 }
 
-func newGate(most int) gate { return gate{most: float64(most), limit: float64(most), step: 1} }
+func newGate(most int) gate {
+	m := float64(most)
+	return gate{most: m, limit: m, known: m, step: 1, rest: firstRest}
+}
 
 func (g *gate) room() bool { return float64(g.running) < math.Floor(g.limit) }
 
@@ -63,13 +76,18 @@ func (g *gate) bound() int { return int(g.limit) }
 
 // went notes a call that brought an answer. running still counts it.
 func (g *gate) went(took time.Duration, tokens int, now time.Time) {
+	refusals := g.streak
 	g.streak = 0
 	g.good++
 	g.sinceCut++
-	// What began before the last cut tells nothing of it.
-	if now.Add(-took).After(g.cutAt) && g.pace.slower(took, tokens, g.bound()) {
-		g.slowed(now)
-		return
+	if now.Add(-took).After(g.cutAt) { // what began before the last cut tells nothing of it
+		if g.pace.slower(took, tokens, g.bound()) {
+			g.slowed(now)
+			return
+		}
+		if refusals > 1 && g.limit < 2 { // even one call at a time was refused, and now it is not
+			g.refusedAt = max(g.refusedAt, g.known/2)
+		}
 	}
 	if g.pace.atCut > 0 || g.limit >= g.most || float64(g.running) < 0.8*math.Floor(g.limit) {
 		return // what is not used up tells nothing
@@ -79,13 +97,23 @@ func (g *gate) went(took time.Duration, tokens int, now time.Time) {
 		g.limit += min(1, max(1, (g.refusedAt-g.limit)/2)/g.limit) // no more than doubled
 		g.limit = min(g.limit, g.refusedAt-0.5)
 		g.good = 0
-	case g.good >= earn && !now.Before(g.probeAt):
+	case g.earned(now):
 		g.refusedAt = g.limit
 		g.limit += g.step
 		g.step = min(2*g.step, max(1, g.limit/8))
+		g.steps++
 		g.good = 0
 	}
 	g.limit = min(g.limit, g.most)
+}
+
+// earned tells whether a level may be tried that was refused.
+func (g *gate) earned(now time.Time) bool {
+	if now.Before(g.probeAt) {
+		return false
+	}
+	least := min(earn, max(fewest, g.bound()))
+	return g.good >= max(least, earn>>g.steps) || g.good >= least && now.Sub(g.cutAt) >= g.rest
 }
 
 // refused notes a call that began at begun and was refused for the provider's
@@ -100,6 +128,9 @@ func (g *gate) refused(begun time.Time, wait time.Duration, now time.Time) {
 		return
 	}
 	g.streak++
+	if g.sinceCut >= proved {
+		g.known = g.limit
+	}
 	factor := firstCut
 	if g.refusedAt > 0 && g.sinceCut < proved {
 		factor = laterCut
@@ -125,9 +156,16 @@ func (g *gate) pause(wait time.Duration, now time.Time) {
 }
 
 func (g *gate) cut(limit float64, now time.Time) {
+	switch g.steps {
+	case 0: // the same descent
+	case 1:
+		g.rest = min(maxProbe, 2*g.rest)
+	default: // all but the last were permitted
+		g.rest = max(firstRest, g.rest/2)
+	}
 	g.refusedAt = g.limit
 	g.limit = max(1, min(limit, g.most))
-	g.cutAt, g.good, g.sinceCut, g.step = now, 0, 0, 1
+	g.cutAt, g.good, g.sinceCut, g.step, g.steps = now, 0, 0, 1, 0
 }
 
 // slowed lowers the limit since calls have become slow. Where that did not make
