@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"time"
 
 	"github.com/adpa/processor/internal/providers"
@@ -8,6 +9,7 @@ import (
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages/generate"
 	"github.com/adpa/processor/stages/generate/combine"
+	"github.com/adpa/processor/stages/generate/limit"
 )
 
 // linger is how long an embeddings request waits for others to share a call
@@ -16,9 +18,9 @@ const linger = 2 * time.Millisecond
 
 // combined has embeddings requests share the calls of a provider. It counts
 // calls behind the combining, so that every call that is made counts once.
-func (m *metrics) combined(next generate.Caller, cfg providers.Config, counter *tokens.Counter) generate.Caller {
+func (m *metrics) combined(next generate.Caller, cfg providers.Config, counter *tokens.Counter, places *places) generate.Caller {
 	cfg = cfg.WithDefaults()
-	if cfg.Kind == providers.KindAnthropic { // which has no embeddings
+	if !gathers(cfg) {
 		return next
 	}
 	return combine.New(next, combine.Limits{
@@ -28,5 +30,34 @@ func (m *metrics) combined(next generate.Caller, cfg providers.Config, counter *
 			return countUsage(counter, schemas.Call{Model: model, Body: body, Embeddings: true}, nil).PromptTokens
 		},
 		Sent: m.streams.Together,
+		Enter: func(ctx context.Context, model string) (combine.Leave, error) {
+			return places.enter(ctx, cfg.Name, model)
+		},
 	})
+}
+
+// gathers tells whether embeddings requests share calls of a provider.
+func gathers(cfg providers.Config) bool {
+	cfg = cfg.WithDefaults()
+	return cfg.Kind != providers.KindAnthropic /* which has no embeddings */ && cfg.EmbeddingInputs > 1
+}
+
+// places are those of shared calls among the calls of their providers.
+type places struct{ limits *limit.Limiter }
+
+func (p *places) enter(ctx context.Context, provider, model string) (combine.Leave, error) {
+	place, err := p.limits.Enter(ctx, limit.Ask{Provider: provider, Model: model, Embeddings: true, Gathered: true})
+	if err != nil {
+		return nil, err
+	}
+	place.Begin()
+	return func(call *combine.Ended) {
+		if call == nil {
+			place.Leave(limit.Outcome{Kind: limit.NotCalled})
+			return
+		}
+		outcome := generate.OutcomeOf(call.Ctx, call.Answer, call.Err)
+		outcome.Took = call.Took
+		place.Leave(outcome)
+	}, nil
 }

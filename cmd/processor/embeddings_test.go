@@ -29,6 +29,7 @@ func TestEmbeddingsShareCalls(t *testing.T) {
 			return nil
 		},
 	}, func(cfg *config.Config) {
+		cfg.Providers[0].MaxConnections = 2 // they gather for the next
 		cfg.Providers[0].MaxResponse = 1000 // of each request; the answers to thirty are larger
 	})
 	tenants := []string{"acme", "umbrella"}

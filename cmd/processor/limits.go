@@ -29,7 +29,7 @@ func (d *deps) openLimits(ctx context.Context, registry prometheus.Registerer) e
 	d.allowances = map[string]*kv.Allowance{}
 	var list []limit.Config
 	for _, p := range d.cfg.ProviderList() {
-		c := limit.Config{Name: p.Name, MaxConnections: p.MaxConnections}
+		c := limit.Config{Name: p.Name, MaxConnections: p.MaxConnections, Gathers: gathers(p)}
 		if _, pooled := d.models.providers[p.Name].(providers.Pooled); !pooled {
 			c.MaxConnections = workers // it has no connections
 		}
@@ -44,6 +44,7 @@ func (d *deps) openLimits(ctx context.Context, registry prometheus.Registerer) e
 	warm.Go(func() { d.models.warm(warming) })
 	d.closers = append(d.closers, func() { stop(); warm.Wait() })
 	d.limits = limit.New(list)
+	d.models.places.limits = d.limits
 	d.closers = append(d.closers, d.limits.Close)
 	if registry != nil {
 		registry.MustRegister(newLimitFigures(d.limits, d.models.named))

@@ -23,6 +23,7 @@ type models struct {
 	callers   map[string]generate.Caller // the same, counted
 	only      string                     // the provider's name, where there is one only
 	selector  *selector
+	places    places // whose limits are set before the first call
 }
 
 // modelTable is what the configuration says of models. It is immutable.
@@ -46,7 +47,7 @@ func newModels(cfg config.Config, figures *metrics, counter *tokens.Counter) (*m
 			return nil, fmt.Errorf("providers: %s: %w", c.Name, err)
 		}
 		m.providers[c.Name] = p
-		m.callers[c.Name] = figures.combined(figures.counted(p, counter), c, counter)
+		m.callers[c.Name] = figures.combined(figures.counted(p, counter), c, counter, &m.places)
 		m.only = c.Name
 	}
 	if len(m.providers) != 1 {

@@ -153,7 +153,7 @@ func (a *attempt) enter(ctx context.Context) (verdict stages.Verdict, ok bool) {
 }
 
 func (a *attempt) ask(route Route) limit.Ask {
-	ask := limit.Ask{Provider: route.Provider, Model: route.Model, Batch: a.r.Class == schemas.Batch, Retry: a.again}
+	ask := limit.Ask{Provider: route.Provider, Model: route.Model, Batch: a.r.Class == schemas.Batch, Retry: a.again, Embeddings: a.r.Kind == schemas.Embeddings}
 	if a.deps.Tokens != nil {
 		ask.Tokens = a.deps.Tokens(a.r, route)
 	}
@@ -248,7 +248,7 @@ func (a *attempt) run(ctx context.Context) (schemas.Answer, error) {
 		}
 	}
 	answer, took, err := a.Stage.call(ctx, a.r, a.route, a.call)
-	outcome := outcomeOf(ctx, answer, err)
+	outcome := OutcomeOf(ctx, answer, err)
 	outcome.Took = took
 	if a.deps.Says != nil {
 		outcome.Calls, outcome.AllTokens, outcome.Says = a.deps.Says(a.route)
@@ -258,8 +258,8 @@ func (a *attempt) run(ctx context.Context) (schemas.Answer, error) {
 	return answer, err
 }
 
-// outcomeOf says what a call tells of its provider.
-func outcomeOf(ctx context.Context, answer schemas.Answer, err error) limit.Outcome {
+// OutcomeOf says what a call tells of its provider.
+func OutcomeOf(ctx context.Context, answer schemas.Answer, err error) limit.Outcome {
 	if err == nil {
 		return limit.Outcome{Kind: limit.Went, Tokens: answer.Usage.CompletionTokens, Used: answer.Usage.TotalTokens}
 	}

@@ -26,8 +26,8 @@ type Limits struct {
 	Inputs int // texts of a call at most; below 2 nothing is combined
 	Tokens int // of all texts of a call at most
 	Answer int // bytes of one request's answer at most
-	// Linger is how long a request waits for others. It is short: requests that
-	// come one after another are rather sent than kept.
+	// Linger is how long a request waits for others where calls are short. It is
+	// short itself: requests that come one after another are rather sent than kept.
 	Linger time.Duration
 }
 
@@ -37,6 +37,20 @@ type Hooks struct {
 	Count func(model string, body []byte) int
 	// Sent is told of each call how many requests it is for. May be nil.
 	Sent func(requests int)
+	// Enter waits until a call may be made, whose end leave is told. It fails only
+	// with the error of ctx. Nil is at any time.
+	Enter func(ctx context.Context, model string) (leave Leave, err error)
+}
+
+// Leave is told how a call ended, nil if none was made.
+type Leave func(*Ended)
+
+// Ended is a call that has ended.
+type Ended struct {
+	Ctx    context.Context // of the call
+	Took   time.Duration
+	Answer schemas.Answer
+	Err    error
 }
 
 const (
@@ -49,6 +63,11 @@ const (
 
 // Combiner is a Caller in front of another. Chats pass through it untouched, and
 // so does an embeddings request that finds no company.
+//
+// Where calls are short, as a server's next door, requests wait for others for a
+// moment, since most of what a call takes is the work around it. Where they are
+// long nobody waits while there is a place for one more call: who waited would
+// only be answered later. While all places are taken requests gather until one is free.
 //
 // Requests share a call if they are for the same model and all their members but
 // input and user are equal, byte for byte. Nothing of one is seen by another: a
@@ -63,6 +82,7 @@ type Combiner struct {
 	hooks  Hooks
 
 	alone atomic.Bool // the provider has shown that it knows no arrays
+	pace  pace
 
 	mu     sync.Mutex
 	most   int // groups at a time
@@ -76,7 +96,7 @@ type group struct {
 	inputs  int
 	tokens  int
 	bytes   int
-	timer   *time.Timer
+	full    chan struct{}   // closed when nobody can join any more
 	ctx     context.Context // ends when nobody waits for the group any more
 	cancel  context.CancelFunc
 	waiting int
@@ -106,21 +126,26 @@ func New(next Caller, limits Limits, hooks Hooks) *Combiner {
 	if hooks.Sent == nil {
 		hooks.Sent = func(int) {}
 	}
+	if hooks.Enter == nil {
+		hooks.Enter = func(context.Context, string) (Leave, error) {
+			return func(*Ended) {}, nil
+		}
+	}
 	return &Combiner{next: next, limits: limits, hooks: hooks, groups: map[string]*group{}, most: maxGroups}
 }
 
 // Generate implements Caller.
 func (c *Combiner) Generate(ctx context.Context, call schemas.Call) (schemas.Answer, error) {
-	if !call.Embeddings || c.limits.Inputs < 2 || c.alone.Load() {
+	if !call.Embeddings || c.limits.Inputs < 2 {
 		return c.next.Generate(ctx, call)
 	}
 	in, ok := readInput(call.Body)
-	if !ok || len(in.elements) > c.limits.Inputs || len(call.Body) > maxBytes {
-		return c.next.Generate(ctx, call)
+	if !ok || c.alone.Load() || len(in.elements) > c.limits.Inputs || len(call.Body) > maxBytes {
+		return c.single(ctx, call)
 	}
 	p := &part{call: call, input: in, tokens: c.hooks.Count(call.Model, call.Body), result: make(chan result, 1)}
 	if p.tokens > c.limits.Tokens || !c.join(p) {
-		return c.next.Generate(ctx, call)
+		return c.single(ctx, call)
 	}
 	select {
 	case r := <-p.result:
@@ -131,6 +156,27 @@ func (c *Combiner) Generate(ctx context.Context, call schemas.Call) (schemas.Ans
 	}
 }
 
+// single makes a call for one request that cannot share one.
+func (c *Combiner) single(ctx context.Context, call schemas.Call) (schemas.Answer, error) {
+	leave, err := c.hooks.Enter(ctx, call.Model)
+	if err != nil {
+		return schemas.Answer{}, ended(err, false)
+	}
+	return c.call(ctx, call, leave)
+}
+
+// call makes a call that has a place.
+func (c *Combiner) call(ctx context.Context, call schemas.Call, leave Leave) (schemas.Answer, error) {
+	begun := time.Now()
+	answer, err := c.next.Generate(ctx, call)
+	took := time.Since(begun)
+	if err == nil {
+		c.pace.learn(took)
+	}
+	leave(&Ended{Ctx: ctx, Took: took, Answer: answer, Err: err})
+	return answer, err
+}
+
 // join adds a request to the group of its like; false means that there are too
 // many groups.
 func (c *Combiner) join(p *part) bool {
@@ -139,24 +185,24 @@ func (c *Combiner) join(p *part) bool {
 	key := p.call.Model + "\x00" + p.input.alike
 	g := c.groups[key]
 	if g != nil && !c.fits(g, p) {
-		c.start(g)
+		c.fill(g)
 		g = nil
 	}
 	if g == nil {
 		if len(c.groups) >= c.most {
 			return false
 		}
-		g = &group{key: key}
+		g = &group{key: key, full: make(chan struct{})}
 		g.ctx, g.cancel = context.WithCancel(context.Background())
-		g.timer = time.AfterFunc(c.limits.Linger, func() { c.expire(g) })
 		c.groups[key] = g
+		go c.run(g, p.call.Model)
 	}
 	p.group = g
 	g.parts = append(g.parts, p)
 	g.waiting++
 	g.inputs, g.tokens, g.bytes = g.inputs+len(p.input.elements), g.tokens+p.tokens, g.bytes+len(p.call.Body)
 	if g.inputs == c.limits.Inputs || len(g.parts) == maxRequests {
-		c.start(g)
+		c.fill(g)
 	}
 	return true
 }
@@ -165,23 +211,41 @@ func (c *Combiner) fits(g *group, p *part) bool {
 	return g.inputs+len(p.input.elements) <= c.limits.Inputs && g.tokens+p.tokens <= c.limits.Tokens && g.bytes+len(p.call.Body) <= maxBytes
 }
 
-func (c *Combiner) expire(g *group) {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	c.start(g)
+// fill ends the gathering of a group. The caller holds the lock.
+func (c *Combiner) fill(g *group) {
+	if c.groups[g.key] == g {
+		delete(c.groups, g.key)
+		close(g.full)
+	}
 }
 
-// start makes the call of a group, if it gathers still. The caller holds the lock.
-func (c *Combiner) start(g *group) {
-	if c.groups[g.key] != g {
+// run has a group gather, waits for a place and makes its call.
+func (c *Combiner) run(g *group, model string) {
+	if c.pace.short(c.limits.Linger) {
+		g.linger(c.limits.Linger)
+	}
+	leave, err := c.hooks.Enter(g.ctx, model)
+	if err != nil { // nobody waits for it any more
 		return
 	}
-	delete(c.groups, g.key)
-	g.timer.Stop()
+	c.mu.Lock()
+	c.fill(g)
 	for _, p := range g.parts {
 		p.sent = true
 	}
-	go c.send(g, g.parts)
+	c.mu.Unlock()
+	c.send(g, g.parts, leave)
+}
+
+// linger waits for company, until the group is full or nobody waits for it.
+func (g *group) linger(most time.Duration) {
+	timer := time.NewTimer(most)
+	defer timer.Stop()
+	select {
+	case <-timer.C:
+	case <-g.full:
+	case <-g.ctx.Done():
+	}
 }
 
 // leave ends the wait of a request. The call goes on while anybody waits for it.
@@ -195,11 +259,16 @@ func (c *Combiner) leave(p *part, cause error) result {
 	}
 	p.left = true
 	c.done(p.group)
-	err := &schemas.CallError{Code: schemas.CodeCancelled, Message: "the call was cancelled", Unbilled: !p.sent, Err: cause}
+	return result{err: ended(cause, p.sent)}
+}
+
+// ended is the error of a request that waits no more.
+func ended(cause error, sent bool) error {
+	err := &schemas.CallError{Code: schemas.CodeCancelled, Message: "the call was cancelled", Unbilled: !sent, Err: cause}
 	if errors.Is(cause, context.DeadlineExceeded) {
 		err.Code, err.Message = schemas.CodeDeadlineExceeded, "the request's deadline passed during the call"
 	}
-	return result{err: err}
+	return err
 }
 
 // done notes that one request waits no more. The caller holds the lock.
@@ -208,10 +277,7 @@ func (c *Combiner) done(g *group) {
 		return
 	}
 	g.cancel()
-	if c.groups[g.key] == g {
-		delete(c.groups, g.key)
-		g.timer.Stop()
-	}
+	c.fill(g)
 }
 
 // deliver gives a request its result, unless it has left.
@@ -238,24 +304,25 @@ func (c *Combiner) present(parts []*part) []*part {
 }
 
 // send makes one call for some requests of a group and delivers what comes of it.
-func (c *Combiner) send(g *group, parts []*part) {
+func (c *Combiner) send(g *group, parts []*part, leave Leave) {
 	parts = c.present(parts)
 	if len(parts) == 0 {
+		leave(nil)
 		return
 	}
 	c.hooks.Sent(len(parts))
 	if len(parts) == 1 {
-		c.sendAlone(g, parts[0])
+		c.sendAlone(g, parts[0], leave)
 		return
 	}
-	answer, err := c.next.Generate(g.ctx, schemas.Call{
+	answer, err := c.call(g.ctx, schemas.Call{
 		ID: rand.Text(), Model: parts[0].call.Model, Body: combined(parts), Embeddings: true, Requests: len(parts),
-	})
+	}, leave)
 	switch {
 	case err != nil && refused(err):
 		half := len(parts) / 2
-		go c.send(g, parts[:half])
-		c.send(g, parts[half:])
+		go c.again(g, parts[:half])
+		c.again(g, parts[half:])
 	case err != nil:
 		c.fail(parts, err)
 	default:
@@ -263,8 +330,15 @@ func (c *Combiner) send(g *group, parts []*part) {
 	}
 }
 
-func (c *Combiner) sendAlone(g *group, p *part) {
-	answer, err := c.next.Generate(g.ctx, p.call)
+// again makes another call for some requests of a group.
+func (c *Combiner) again(g *group, parts []*part) {
+	if leave, err := c.hooks.Enter(g.ctx, parts[0].call.Model); err == nil {
+		c.send(g, parts, leave)
+	}
+}
+
+func (c *Combiner) sendAlone(g *group, p *part, leave Leave) {
+	answer, err := c.call(g.ctx, p.call, leave)
 	answer.Usage = answer.Usage.Add(p.billed)
 	if err != nil {
 		err = withUsage(err, p.billed)
@@ -320,7 +394,7 @@ func (c *Combiner) share(g *group, parts []*part, answer schemas.Answer) {
 		}
 		for i, p := range parts {
 			p.billed = p.billed.Add(bill[i])
-			go c.send(g, []*part{p})
+			go c.again(g, []*part{p})
 		}
 		return
 	}

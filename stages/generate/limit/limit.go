@@ -14,6 +14,9 @@ type Config struct {
 	Name           string
 	MaxConnections int  // calls at once, over all its models
 	Rate           Rate // what is allowed in a minute; nil is no limit
+	// Gathers is that embeddings requests share calls. They are let in without a
+	// place among the calls at once; whoever calls for them takes it, with Gathered.
+	Gathers bool
 }
 
 // Rate is what may be called in a minute, shared with others. Its methods are
@@ -36,6 +39,8 @@ type Ask struct {
 	Tokens          int  // that it may use, for the allowance of a minute
 	Batch           bool // of class batch: one place in eight is theirs while both wait
 	Retry           bool // the request failed before
+	Embeddings      bool
+	Gathered        bool // a call for embeddings requests, each of which was let in
 }
 
 // Busy says why a call cannot begin now.
@@ -62,7 +67,7 @@ type Limiter struct {
 func New(list []Config) *Limiter {
 	l := &Limiter{upstreams: map[string]*upstream{}}
 	for _, c := range list {
-		u := &upstream{name: c.Name, most: max(c.MaxConnections, 1), rate: c.Rate, models: map[string]*model{}}
+		u := &upstream{name: c.Name, most: max(c.MaxConnections, 1), rate: c.Rate, gathers: c.Gathers, models: map[string]*model{}}
 		u.timer = time.AfterFunc(time.Hour, u.wake)
 		u.timer.Stop()
 		if c.Rate != nil {

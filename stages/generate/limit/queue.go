@@ -24,15 +24,17 @@ func (l *line) first() *waiter {
 const batchShare = 8
 
 // queue is those who wait for a model. Retries wait apart, since they wait for
-// their budget too.
+// their budget too, and shared calls, which nobody who may share one waits behind.
 type queue struct {
-	interactive, batch, again line
-	size, tokens              int
-	turn                      int
+	interactive, batch, again, gathered line
+	size, tokens                        int
+	turn                                int
 }
 
 func (q *queue) of(ask *Ask) *line {
 	switch {
+	case ask.Gathered:
+		return &q.gathered
 	case ask.Retry:
 		return &q.again
 	case ask.Batch:
@@ -40,6 +42,9 @@ func (q *queue) of(ask *Ask) *line {
 	}
 	return &q.interactive
 }
+
+// requests gives how many wait that were not let in yet.
+func (q *queue) requests() int { return q.size - len(q.gathered.list) }
 
 func (q *queue) push(w *waiter) {
 	l := q.of(&w.ask)
@@ -49,11 +54,11 @@ func (q *queue) push(w *waiter) {
 }
 
 // inOrder gives the lines in the order in which they are served now.
-func (q *queue) inOrder() [3]*line {
+func (q *queue) inOrder() [4]*line {
 	if q.turn%batchShare == batchShare-1 {
-		return [3]*line{&q.batch, &q.again, &q.interactive}
+		return [4]*line{&q.gathered, &q.batch, &q.again, &q.interactive}
 	}
-	return [3]*line{&q.again, &q.interactive, &q.batch}
+	return [4]*line{&q.gathered, &q.again, &q.interactive, &q.batch}
 }
 
 func (q *queue) pop(l *line) {

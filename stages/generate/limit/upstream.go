@@ -10,9 +10,10 @@ const maxModels = 512
 
 // upstream is a provider: its models share its connections and its rate.
 type upstream struct {
-	name string
-	most int
-	rate Rate
+	name    string
+	most    int
+	rate    Rate
+	gathers bool
 
 	mu      sync.Mutex
 	running int
@@ -71,14 +72,30 @@ func (u *upstream) forget() {
 	u.order = u.order[:len(u.order)-1]
 }
 
+// part tells whether an ask is for a request that shares a call.
+func (u *upstream) part(ask *Ask) bool { return u.gathers && ask.Embeddings && !ask.Gathered }
+
 // open tells whether a call may begin but for what is allowed in a minute. The
 // caller holds the lock.
 func (u *upstream) open(m *model, ask *Ask, now time.Time) (bool, Busy) {
-	if ok, _ := m.breaker.may(now); !ok {
-		return false, Busy{Long: true, Until: m.breaker.until}
-	}
 	if now.Before(m.gate.until) {
 		return false, Busy{Long: m.gate.until.Sub(now) >= long, Until: m.gate.until}
+	}
+	if !ask.Gathered {
+		if ok, busy := m.letIn(ask, now); !ok {
+			return false, busy
+		}
+	}
+	if !u.part(ask) && (u.running >= u.most || !m.gate.room()) {
+		return false, Busy{}
+	}
+	return true, Busy{}
+}
+
+// letIn tells whether a request may go on to a call, wherever that has a place.
+func (m *model) letIn(ask *Ask, now time.Time) (bool, Busy) {
+	if ok, _ := m.breaker.may(now); !ok {
+		return false, Busy{Long: true, Until: m.breaker.until}
 	}
 	if ok, at := m.calls.may(1, now); !ok {
 		return false, Busy{Long: at.Sub(now) >= long, Until: at}
@@ -91,20 +108,28 @@ func (u *upstream) open(m *model, ask *Ask, now time.Time) (bool, Busy) {
 			return false, Busy{Until: at}
 		}
 	}
-	if u.running >= u.most || !m.gate.room() {
-		return false, Busy{}
-	}
 	return true, Busy{}
 }
 
 // allowed takes a call out of what is allowed in a minute, once nothing else is
 // in its way.
-func (u *upstream) allowed(ask *Ask) bool { return u.rate == nil || u.rate.Take(ask.Tokens) }
+func (u *upstream) allowed(ask *Ask) bool {
+	return u.rate == nil || ask.Gathered || u.rate.Take(ask.Tokens)
+}
 
 // take begins a call that is open and allowed. The caller holds the lock.
 func (u *upstream) take(m *model, ask *Ask, now time.Time) *Place {
-	_, try := m.breaker.may(now)
-	m.breaker.begun(try)
+	p := &Place{upstream: u, model: m, begun: now, tokens: ask.Tokens, part: u.part(ask), gathered: ask.Gathered}
+	if !p.part {
+		m.gate.running++
+		m.figures.Calls++
+		u.running++
+	}
+	if p.gathered {
+		return p
+	}
+	_, p.Try = m.breaker.may(now)
+	m.breaker.begun(p.Try)
 	m.retries.fill(now)
 	m.retries.called()
 	if ask.Retry {
@@ -113,10 +138,7 @@ func (u *upstream) take(m *model, ask *Ask, now time.Time) *Place {
 	}
 	m.calls.take(1)
 	m.tokens.take(float64(ask.Tokens))
-	m.gate.running++
-	m.figures.Calls++
-	u.running++
-	return &Place{upstream: u, model: m, try: try, begun: now, tokens: ask.Tokens, Try: try}
+	return p
 }
 
 // pump gives places to those who wait, model by model in turn, as far as there
@@ -168,7 +190,7 @@ func (u *upstream) want() {
 	}
 	calls, tokens := 0, 0
 	for _, m := range u.order {
-		calls, tokens = calls+m.queue.size, tokens+m.queue.tokens
+		calls, tokens = calls+m.queue.requests(), tokens+m.queue.tokens
 	}
 	u.rate.Want(calls, tokens)
 }
@@ -186,14 +208,14 @@ func (u *upstream) busy(now time.Time) (busy, idle bool) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	for _, m := range u.order {
-		if now.Sub(m.seen) > recent && m.queue.size == 0 {
+		if now.Sub(m.seen) > recent && m.queue.requests() == 0 {
 			continue
 		}
 		enough := 1 + m.gate.bound()/2
 		if m.breaker.state != Closed || now.Before(m.gate.until) {
 			enough = 1 // for the try, or the moment when it goes on
 		}
-		if m.queue.size < enough {
+		if m.queue.requests() < enough {
 			return busy, true
 		}
 		busy = true
@@ -233,9 +255,10 @@ type Place struct {
 
 	upstream *upstream
 	model    *model
-	try      bool
 	begun    time.Time
 	tokens   int
+	part     bool // of a call that has a place of its own, which is gathered
+	gathered bool
 }
 
 // Begin says that the call begins now.
@@ -243,62 +266,79 @@ func (p *Place) Begin() { p.begun = time.Now() }
 
 // Leave ends the call, once.
 func (p *Place) Leave(o Outcome) {
-	u, m := p.upstream, p.model
+	u := p.upstream
 	if u == nil {
 		return
 	}
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	now := time.Now()
-	switch o.Kind {
-	case Went:
+	if !p.part {
+		p.tellGate(&o, now)
+	}
+	if !p.gathered {
+		p.settle(&o)
+	}
+	// A shared call that fails is one failure, however many requests it was for.
+	if !p.part || p.Try {
+		p.tellBreaker(o.Kind, now)
+	}
+	u.pump()
+}
+
+// tellGate frees the place and has the model's gate learn from the call.
+func (p *Place) tellGate(o *Outcome, now time.Time) {
+	m := p.model
+	if o.Kind == Went {
 		m.gate.went(o.Took, o.Tokens, now)
-		m.learn(o.Took)
-		p.alive(now)
-	case Declined:
-		p.alive(now)
-	case Ended, NotCalled:
-		m.breaker.undecided(p.try, now)
 	}
 	m.gate.running--
-	u.running--
+	p.upstream.running--
 	switch o.Kind {
 	case Refused:
 		m.figures.Refused++
 		m.gate.refused(p.begun, o.RetryAfter, now)
-		m.breaker.undecided(p.try, now)
 	case Stalled:
 		m.gate.refused(p.begun, o.RetryAfter, now)
-		u.failed(p, now)
 	case Failed:
 		m.gate.pause(o.RetryAfter, now)
-		u.failed(p, now)
+	}
+}
+
+// settle notes what a request has used, and what the provider says is left.
+func (p *Place) settle(o *Outcome) {
+	u, m := p.upstream, p.model
+	if o.Kind == Went {
+		m.learn(o.Took)
 	}
 	if o.Says {
 		m.calls.say(o.Calls)
 		m.tokens.say(o.AllTokens)
 	}
-	if u.rate != nil && o.Kind == NotCalled {
+	switch {
+	case u.rate == nil:
+	case o.Kind == NotCalled:
 		u.rate.Used(p.tokens, 0)
-	} else if u.rate != nil && o.Used > 0 {
+	case o.Used > 0:
 		u.rate.Used(p.tokens, o.Used)
 	}
-	u.pump()
 }
 
-// alive notes that the provider takes care of calls.
-func (p *Place) alive(now time.Time) {
-	if p.model.breaker.went(p.try, now) {
-		p.model.gate.restart(now)
-	}
-}
-
-func (u *upstream) failed(p *Place, now time.Time) {
+func (p *Place) tellBreaker(kind Kind, now time.Time) {
 	m := p.model
-	before := m.breaker.state
-	m.breaker.failed(p.try, now)
-	if before != Open && m.breaker.state == Open {
-		m.figures.Opened++
+	switch kind {
+	case Went, Declined: // the provider takes care of calls
+		if m.breaker.went(p.Try, now) {
+			m.gate.restart(now)
+		}
+	case Stalled, Failed:
+		before := m.breaker.state
+		m.breaker.failed(p.Try, now)
+		if before != Open && m.breaker.state == Open {
+			m.figures.Opened++
+		}
+	default:
+		m.breaker.undecided(p.Try, now)
 	}
 }
 
