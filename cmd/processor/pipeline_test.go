@@ -211,8 +211,9 @@ func TestProvidersThatMisbehaveAreRetriedOrAnswered(t *testing.T) {
 		}
 		require.NotContains(t, a.raw, "key-that-must-not-leak")
 		counts := <-next
+		calls := counts[name]
 		next <- counts
-		require.Equal(t, want.attempts, counts[name], "calls for %s: %s", name, a.raw)
+		require.Equal(t, want.attempts, calls, "calls for %s: %s", name, a.raw)
 		require.Equal(t, want.attempts, a.About.Attempts, "%s: %s", name, a.raw)
 	}
 }
