@@ -5,6 +5,7 @@ package main
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"os/signal"
@@ -71,10 +72,18 @@ func run(ctx context.Context, args []string, stdin io.Reader, stdout, stderr io.
 	}
 	command, err := parser.Parse(args)
 	if err != nil {
-		return report(stderr, wrongUse(err, helpFor(err)))
+		return report(stderr, wrongUse(inWords(err), helpFor(err)))
 	}
 	a := &app{ctx: ctx, flags: &flags, stdin: stdin, stdout: stdout, stderr: stderr}
 	return report(stderr, command.Run(a, parser))
+}
+
+// inWords says that a flag has no value where the parser speaks of its tokens.
+func inWords(err error) error {
+	if flag, what, ok := strings.Cut(err.Error(), ": expected "); ok && strings.Contains(what, `got "EOL"`) {
+		return fmt.Errorf("%s needs a value", flag)
+	}
+	return err
 }
 
 // helpFor gives the command line that explains the command that was used wrongly.
