@@ -31,7 +31,18 @@ func (m *metrics) combined(next generate.Caller, cfg providers.Config, counter *
 		},
 		Sent: m.streams.Together,
 		Enter: func(ctx context.Context, model string) (combine.Leave, error) {
-			return places.enter(ctx, cfg.Name, model)
+			place, err := places.limits.Enter(ctx, sharedCall(cfg.Name, model))
+			if err != nil {
+				return nil, err
+			}
+			return left(place), nil
+		},
+		Try: func(model string) combine.Leave {
+			place, _ := places.limits.TryEnter(sharedCall(cfg.Name, model))
+			if place == nil {
+				return nil
+			}
+			return left(place)
 		},
 	})
 }
@@ -45,11 +56,12 @@ func gathers(cfg providers.Config) bool {
 // places are those of shared calls among the calls of their providers.
 type places struct{ limits *limit.Limiter }
 
-func (p *places) enter(ctx context.Context, provider, model string) (combine.Leave, error) {
-	place, err := p.limits.Enter(ctx, limit.Ask{Provider: provider, Model: model, Embeddings: true, Gathered: true})
-	if err != nil {
-		return nil, err
-	}
+func sharedCall(provider, model string) limit.Ask {
+	return limit.Ask{Provider: provider, Model: model, Embeddings: true, Gathered: true}
+}
+
+// left has the limits learn how a shared call went.
+func left(place *limit.Place) combine.Leave {
 	place.Begin()
 	return func(call *combine.Ended) {
 		if call == nil {
@@ -59,5 +71,5 @@ func (p *places) enter(ctx context.Context, provider, model string) (combine.Lea
 		outcome := generate.OutcomeOf(call.Ctx, call.Answer, call.Err)
 		outcome.Took = call.Took
 		place.Leave(outcome)
-	}, nil
+	}
 }

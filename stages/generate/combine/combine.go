@@ -38,8 +38,10 @@ type Hooks struct {
 	// Sent is told of each call how many requests it is for. May be nil.
 	Sent func(requests int)
 	// Enter waits until a call may be made, whose end leave is told. It fails only
-	// with the error of ctx. Nil is at any time.
+	// with the error of ctx. Try is nil where it would have to wait. Without them
+	// (nil) calls may be made at any time.
 	Enter func(ctx context.Context, model string) (leave Leave, err error)
+	Try   func(model string) Leave
 }
 
 // Leave is told how a call ended, nil if none was made.
@@ -127,17 +129,22 @@ func New(next Caller, limits Limits, hooks Hooks) *Combiner {
 		hooks.Sent = func(int) {}
 	}
 	if hooks.Enter == nil {
-		hooks.Enter = func(context.Context, string) (Leave, error) {
-			return func(*Ended) {}, nil
-		}
+		hooks.Try = func(string) Leave { return func(*Ended) {} }
+		hooks.Enter = func(context.Context, string) (Leave, error) { return hooks.Try(""), nil }
 	}
-	return &Combiner{next: next, limits: limits, hooks: hooks, groups: map[string]*group{}, most: maxGroups}
+	return &Combiner{next: next, limits: limits, hooks: hooks, pace: newPace(), groups: map[string]*group{}, most: maxGroups}
 }
 
 // Generate implements Caller.
 func (c *Combiner) Generate(ctx context.Context, call schemas.Call) (schemas.Answer, error) {
 	if !call.Embeddings || c.limits.Inputs < 2 {
 		return c.next.Generate(ctx, call)
+	}
+	if !c.pace.short(c.limits.Linger) {
+		if leave := c.hooks.Try(call.Model); leave != nil {
+			c.hooks.Sent(1)
+			return c.call(ctx, call, leave)
+		}
 	}
 	in, ok := readInput(call.Body)
 	if !ok || c.alone.Load() || len(in.elements) > c.limits.Inputs || len(call.Body) > maxBytes {

@@ -110,9 +110,11 @@ func (u *upstream) billed() (total int) {
 }
 
 func newCombiner(u *upstream, inputs int) *Combiner {
-	return New(u, Limits{Inputs: inputs, Tokens: 1000, Linger: 2 * time.Millisecond}, Hooks{
+	c := New(u, Limits{Inputs: inputs, Tokens: 1000, Linger: 2 * time.Millisecond}, Hooks{
 		Count: func(_ string, body []byte) int { return len(body) / 4 },
 	})
+	c.pace.learn(time.Millisecond) // so that requests wait for each other
+	return c
 }
 
 func embed(body string) schemas.Call {

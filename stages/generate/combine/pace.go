@@ -1,6 +1,7 @@
 package combine
 
 import (
+	"math"
 	"sync"
 	"time"
 )
@@ -24,25 +25,22 @@ type pace struct {
 	quick, before time.Duration
 }
 
+func newPace() pace { return pace{quick: math.MaxInt64, before: math.MaxInt64} }
+
 func (p *pace) learn(took time.Duration) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	if p.calls == paceWindow {
-		p.before, p.quick, p.calls = p.quick, 0, 0
+		p.before, p.quick, p.calls = p.quick, math.MaxInt64, 0
 	}
 	p.calls++
-	if p.quick == 0 || took < p.quick {
-		p.quick = took
-	}
+	p.quick = min(p.quick, took)
 }
 
-// short tells whether waiting for company pays. It does while nothing is known.
+// short tells whether waiting for company pays. Nobody waits for a provider of
+// which nothing is known.
 func (p *pace) short(linger time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	quick := p.quick
-	if p.before > 0 {
-		quick = min(quick, p.before)
-	}
-	return quick < shortCall*linger
+	return min(p.quick, p.before) < shortCall*linger
 }

@@ -21,11 +21,21 @@ func callers(t *testing.T, latency time.Duration, atOnce, places, inputs int) (a
 	synctest.Test(t, func(t *testing.T) {
 		u := &upstream{latency: latency}
 		c := newCombiner(u, inputs)
+		c.pace = newPace()
 		free := make(chan struct{}, places)
+		leave := func(*Ended) { <-free }
+		c.hooks.Try = func(string) Leave {
+			select {
+			case free <- struct{}{}:
+				return leave
+			default:
+				return nil
+			}
+		}
 		c.hooks.Enter = func(ctx context.Context, _ string) (Leave, error) {
 			select {
 			case free <- struct{}{}:
-				return func(*Ended) { <-free }, nil
+				return leave, nil
 			case <-ctx.Done():
 				return nil, ctx.Err()
 			}
@@ -82,8 +92,8 @@ func TestShortCallsWaitForCompany(t *testing.T) {
 
 func TestThePaceIsThatOfTheQuickestOfTheLastCalls(t *testing.T) {
 	const linger = 2 * time.Millisecond
-	var p pace
-	require.True(t, p.short(linger), "nothing is known")
+	p := newPace()
+	require.False(t, p.short(linger), "nothing is known")
 	learn := func(n int, took time.Duration) {
 		for range n {
 			p.learn(took)
