@@ -46,6 +46,9 @@ func TestGolden(t *testing.T) {
 	require.Greater(t, len(files), 15)
 	for _, file := range files {
 		api := filepath.Base(filepath.Dir(file))
+		if translations[api].request == nil { // OpenAI's need none
+			continue
+		}
 		t.Run(api+"/"+filepath.Base(file), func(t *testing.T) {
 			archive, err := txtar.ParseFile(file)
 			require.NoError(t, err)
