@@ -62,6 +62,19 @@ func (r *Request) Asked() *schemas.Options {
 	return r.options
 }
 
+// For gives a context that says for which request something is done.
+func For(ctx context.Context, r *Request) context.Context {
+	return context.WithValue(ctx, forRequest{}, r)
+}
+
+// RequestOf gives the request for which something is done, nil where ctx does not say.
+func RequestOf(ctx context.Context) *Request {
+	r, _ := ctx.Value(forRequest{}).(*Request)
+	return r
+}
+
+type forRequest struct{}
+
 // Decide tells the runner what happens next to a request. It is called exactly
 // once for each (the others of a Together are decided with it), from any
 // goroutine, in any order, also after Run has returned.

@@ -8,6 +8,7 @@ import (
 	"io/fs"
 	"os"
 	"regexp"
+	"strconv"
 	"strings"
 	"time"
 
@@ -215,6 +216,15 @@ func olderThan(flag string) (before time.Time, err error) {
 		return time.Time{}, wrongUse(fmt.Errorf("--older: %.40q is not a duration", flag), "--older 24h")
 	}
 	return time.Now().Add(-age), nil
+}
+
+// thousands writes a number as 12,345.
+func thousands(n int) string {
+	text := strconv.Itoa(n)
+	for i := len(text) - 3; i > 0; i -= 3 {
+		text = text[:i] + "," + text[i:]
+	}
+	return text
 }
 
 // plural writes a number with its noun: 1 request, 2 requests, 2 entries, 2 addresses.

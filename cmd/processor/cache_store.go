@@ -106,18 +106,27 @@ func (d *deps) forget(r *stages.Request) {
 			Answer: cache.ForOthers(r, r.Answer), Request: r.Key(),
 		}, nil)
 	case r.Cache == cache.Hit:
-		d.cache.Drop(cache.Key(r))
+		d.drop(r, cache.Key(r))
 	case r.Cache == cache.Normalized: // it may do for the question that it answered
 		if key := d.cacheConfig().NormalizedKey(r); key != "" {
-			d.cache.Drop(key)
+			d.drop(r, key)
 		}
 	}
+}
+
+// drop takes an entry out of the cache for what it was to a request.
+func (d *deps) drop(r *stages.Request, key string) {
+	if d.replay != nil {
+		d.replay.cache.drop(indexOfKey(r.Key()), key)
+		return
+	}
+	d.cache.Drop(key)
 }
 
 // cached is the cache as the cache stage sees it.
 func (d *deps) cached() cache.Store { return cacheStore{d.cache} }
 
-type cacheStore struct{ *kv.Cache }
+type cacheStore struct{ answerCache }
 
 // Find implements cache.Store. What only those that wait may share is none; what
 // stands for another entry is that one.
@@ -151,7 +160,7 @@ func cached(e *kv.Entry) cache.Entry {
 // flights is what generate shares calls with: leases, and the cache.
 type flights struct {
 	*kv.Leases
-	cache *kv.Cache
+	cache answerCache
 }
 
 // Look implements generate.Flights.

@@ -38,7 +38,7 @@ type deps struct {
 	metrics    *metrics
 	layout     streams.Layout
 	compressor *compress.Compressor
-	cache      *kv.Cache
+	cache      answerCache
 	leases     *kv.Leases
 	answers    *kv.Answers
 	ledger     *ledger
@@ -66,8 +66,13 @@ type deps struct {
 
 // newDeps opens everything, in the order in which it is needed; what was
 // opened is closed again where a later part fails.
-func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry prometheus.Registerer) (d *deps, err error) {
-	d = &deps{cfg: cfg, nc: nc, metrics: newMetrics(registry), layout: streams.NewLayout(cfg.NATS, cfg.Streams)}
+func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry prometheus.Registerer) (*deps, error) {
+	return newDepsFor(ctx, cfg, nc, registry, nil)
+}
+
+// newDepsFor is newDeps for a replay, where there is one.
+func newDepsFor(ctx context.Context, cfg config.Config, nc *nats.Conn, registry prometheus.Registerer, replay *replaying) (d *deps, err error) {
+	d = &deps{cfg: cfg, nc: nc, metrics: newMetrics(registry), layout: streams.NewLayout(cfg.NATS, cfg.Streams), replay: replay}
 	d.now.Store(&cfg)
 	opened := d // an error is returned without it
 	defer func() {
@@ -121,7 +126,7 @@ func newDeps(ctx context.Context, cfg config.Config, nc *nats.Conn, registry pro
 	d.models.selector.open = d.limits.Open
 	d.generate = generate.New(cfg.Pipeline.Workers[stages.Generate], generate.Deps{
 		Ledger: past{d}, Router: d.route, Cost: d.models.cost,
-		Budget: d.budgets, Answered: d.remember, Shared: func() { d.metrics.cacheResult(cache.Shared) }, Flights: shared{flights{d.leases, d.cache}, d}, Deltas: d.deltas.Begin, Prefixes: d.prefixes(),
+		Budget: d.budgeted(), Answered: d.remember, Shared: func() { d.metrics.cacheResult(cache.Shared) }, Flights: shared{flights{d.leases, d.cache}, d}, Deltas: d.deltas.Begin, Prefixes: d.prefixes(),
 		Limits: d.limits, Tokens: d.callTokens, Says: d.models.said, Timeout: timeouts(cfg),
 		Called: d.called, Prepare: d.prepareTuned,
 	})
@@ -166,10 +171,9 @@ func (d *deps) openBuckets(ctx context.Context) (err error) {
 		return err
 	}
 	d.closers = append(d.closers, d.answers.Close)
-	if d.cache, err = kv.NewCache(ctx, d.nc, layout, d.cfg.Cache, d.metrics.cacheResult); err != nil {
+	if err := d.openCache(ctx, layout); err != nil {
 		return err
 	}
-	d.closers = append(d.closers, d.cache.Close)
 	if d.leases, err = kv.NewLeases(d.nc, layout, rand.Text(), d.layout.Names.Alive); err != nil {
 		return err
 	}
@@ -180,6 +184,20 @@ func (d *deps) openBuckets(ctx context.Context) (err error) {
 	}
 	d.closers = append(d.closers, responses.Close)
 	d.ledger = &ledger{answers: d.answers, responses: responses}
+	return nil
+}
+
+func (d *deps) openCache(ctx context.Context, layout kv.Layout) error {
+	if d.replay != nil {
+		d.cache = d.replay.cache
+		return nil
+	}
+	shared, err := kv.NewCache(ctx, d.nc, layout, d.cfg.Cache, d.metrics.cacheResult)
+	if err != nil {
+		return err
+	}
+	d.cache = shared
+	d.closers = append(d.closers, shared.Close)
 	return nil
 }
 

@@ -63,6 +63,7 @@ func (d *deps) askJudge(ctx context.Context, request []byte) (completion []byte,
 	if err != nil {
 		return nil, 0, err
 	}
+	d.replay.judges(ctx, &route)
 	call := schemas.Call{ID: rand.Text(), Model: route.Model, Body: request}
 	limited := d.budgets.Limited(judgeTenant)
 	if limited {

@@ -81,6 +81,14 @@ type note struct {
 	Forecast  evaluate.Amount `json:"forecast,omitzero"` // of calls that were not made yet
 	Paid      evaluate.Amount `json:"paid,omitzero"`
 	CallMS    float64         `json:"call_ms,omitzero"` // as recorded
+	Charges   []charge        `json:"charges,omitzero"` // to budgets, of a side that pays nothing
+}
+
+func (n note) and(m note) note {
+	return note{
+		Cassette: n.Cassette + m.Cassette, Simulated: n.Simulated + m.Simulated, Forecast: n.Forecast.Add(m.Forecast), Paid: n.Paid.Add(m.Paid),
+		CallMS: n.CallMS + m.CallMS, Charges: append(slices.Clip(n.Charges), m.Charges...),
+	}
 }
 
 // cassette stands in the place of the providers: it answers what was asked
@@ -94,15 +102,18 @@ type cassette struct {
 	now     func(index int) *record // a request under way
 	sent    func(x *record) []byte  // what the baseline sends for it
 
+	keep    func(index int, n note) // told of what a side that pays notes; nil for one that does not
+	earlier map[int]note            // what an interrupted run had noted for requests without a result
+
 	mu    sync.Mutex
-	notes map[int]*note // by the request's number; -1 is nobody's
+	notes map[int]note // by the request's number
 }
 
 // stand takes the place of the providers of a pipeline.
 func (c *cassette) stand(m *models, simulated map[string]bool) {
-	c.notes = map[int]*note{}
+	c.notes = map[int]note{}
 	for name, caller := range m.callers {
-		m.callers[name] = replayCaller{c, caller, simulated[name], -1}
+		m.callers[name] = replayCaller{cassette: c, real: caller, simulated: simulated[name], index: -1}
 	}
 }
 
@@ -124,27 +135,28 @@ func (c *cassette) identify(r *stages.Request, route *generate.Route) {
 	}
 }
 
-// take gives the note of a request and forgets it.
+// take gives the note of a request and forgets it. What an interrupted run paid
+// for it was paid; what it played counts if the answer was on record now.
 func (c *cassette) take(index int) note {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := c.notes[index]
+	n, before := c.notes[index], c.earlier[index]
 	delete(c.notes, index)
-	if n == nil {
-		return note{}
+	delete(c.earlier, index)
+	n.Paid = n.Paid.Add(before.Paid)
+	if n.Cassette == 0 && n.Simulated == 0 {
+		n.Cassette, n.Simulated, n.CallMS = before.Cassette, before.Simulated, before.CallMS
 	}
-	return *n
+	return n
 }
 
-func (c *cassette) write(index int, change func(*note)) {
+func (c *cassette) write(index int, n note) {
+	if c.keep != nil {
+		c.keep(index, n)
+	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	n := c.notes[index]
-	if n == nil {
-		n = &note{}
-		c.notes[index] = n
-	}
-	change(n)
+	c.notes[index] = c.notes[index].and(n)
 }
 
 // replayCaller calls one provider for one request, or says what that would cost.
@@ -152,7 +164,8 @@ type replayCaller struct {
 	*cassette
 	real      generate.Caller
 	simulated bool
-	index     int
+	index     int  // of the request; -1 is nobody's
+	aside     bool // it is a judge's, who is not asked what the request asks
 }
 
 // Generate implements generate.Caller.
@@ -180,14 +193,13 @@ func (c replayCaller) play(stored []byte) (schemas.Answer, error) {
 	if err != nil {
 		return schemas.Answer{}, &schemas.CallError{Message: err.Error(), Unbilled: true, Err: err}
 	}
-	c.write(c.index, func(n *note) {
-		n.Cassette++
-		for _, t := range response.About.Stages {
-			if t.Stage == stages.Generate && response.About.Cache != "hit" {
-				n.CallMS += t.RanMS
-			}
+	played := note{Cassette: 1}
+	for _, t := range response.About.Stages {
+		if t.Stage == stages.Generate && response.About.Cache != "hit" {
+			played.CallMS += t.RanMS
 		}
-	})
+	}
+	c.write(c.index, played)
 	return schemas.Answer{Body: schemas.DeleteMember(stored, "processor"), Model: response.Model, Usage: schemas.ReadUsage(stored)}, nil
 }
 
@@ -198,16 +210,17 @@ func (c replayCaller) pay(ctx context.Context, call schemas.Call) (schemas.Answe
 	if failure, ok := err.(*schemas.CallError); ok { //nolint:errorlint // it is what callers give
 		usage = failure.Usage
 	}
-	c.write(c.index, func(n *note) {
-		if c.simulated {
-			n.Simulated++
-			return
-		}
-		n.Paid = n.Paid.Add(evaluate.Amount{
-			Calls: 1, PromptTokens: usage.PromptTokens, CompletionTokens: usage.CompletionTokens, CostUSD: c.cost(call.Model, usage),
-		})
-	})
+	took := note{Simulated: 1}
+	if !c.simulated {
+		took = note{Paid: c.amount(call.Model, usage)}
+	}
+	c.write(c.index, took)
 	return answer, err
+}
+
+// amount is one call.
+func (c *cassette) amount(model string, usage schemas.Usage) evaluate.Amount {
+	return evaluate.Amount{Calls: 1, PromptTokens: usage.PromptTokens, CompletionTokens: usage.CompletionTokens, CostUSD: c.cost(model, usage)}
 }
 
 // placeholder marks an answer that nobody gave.
@@ -220,22 +233,18 @@ const placeholder = "processor-replay-placeholder"
 // those of the recorded answer.
 func (c replayCaller) foresee(call schemas.Call) (schemas.Answer, error) {
 	var x *record
-	if c.index >= 0 {
+	if c.index >= 0 && !c.aside {
 		x = c.now(c.index)
 	}
 	body, usage, err := c.likely(x, call)
 	if err != nil {
 		return schemas.Answer{}, &schemas.CallError{Message: err.Error(), Unbilled: true, Err: err}
 	}
-	c.write(c.index, func(n *note) {
-		if c.simulated {
-			n.Simulated++
-			return
-		}
-		n.Forecast = n.Forecast.Add(evaluate.Amount{
-			Calls: 1, PromptTokens: usage.PromptTokens, CompletionTokens: usage.CompletionTokens, CostUSD: c.cost(call.Model, usage),
-		})
-	})
+	would := note{Simulated: 1}
+	if !c.simulated {
+		would = note{Forecast: c.amount(call.Model, usage)}
+	}
+	c.write(c.index, would)
 	body = schemas.SetMember(body, "system_fingerprint", schemas.Quote(placeholder))
 	return schemas.Answer{Body: body, Model: call.Model, Usage: usage}, nil
 }

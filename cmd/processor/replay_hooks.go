@@ -3,12 +3,15 @@ package main
 import (
 	"context"
 	"fmt"
+	"slices"
+	"time"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/kv"
+	"github.com/adpa/processor/kv/budget"
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
 	"github.com/adpa/processor/stages/cache"
@@ -21,6 +24,7 @@ import (
 type replaying struct {
 	local *streams.Local
 	calls *cassette
+	cache *replayCache
 	view  *liveView
 }
 
@@ -35,6 +39,98 @@ func (d *deps) route(r *stages.Request) (generate.Route, error) {
 		d.replay.calls.identify(r, &route)
 	}
 	return route, err
+}
+
+// judges has the calls of a judge count for the request whose answer is judged.
+func (x *replaying) judges(ctx context.Context, route *generate.Route) {
+	if r := stages.RequestOf(ctx); x != nil && r != nil {
+		x.calls.identify(r, route)
+		if caller, ok := route.Caller.(replayCaller); ok {
+			caller.aside = true
+			route.Caller = caller
+		}
+	}
+}
+
+// budgeted is the budget as generate sees it.
+func (d *deps) budgeted() generate.Budget {
+	if d.replay == nil {
+		return d.budgets
+	}
+	return charging{d.budgets, d.replay.calls}
+}
+
+// charging notes what a request's calls were charged, so that a replay that goes
+// on can charge it again.
+type charging struct {
+	*budgets
+	calls *cassette
+}
+
+// Reserve implements generate.Budget.
+func (c charging) Reserve(ctx context.Context, r *stages.Request, route generate.Route, call string) (generate.Grant, error) {
+	grant, err := c.budgets.Reserve(ctx, r, route, call)
+	if err == nil && grant.State == generate.Cheaper {
+		c.calls.identify(r, &grant.Instead)
+	}
+	return grant, err
+}
+
+// Settle implements generate.Budget.
+func (c charging) Settle(ctx context.Context, r *stages.Request, record generate.Record) error {
+	if index, ok := indexOf(r.ID); ok && c.calls.dry {
+		c.calls.write(index, note{Charges: []charge{{
+			Tenant: r.Tenant, Model: record.Model, Tokens: billedTokens(record.Usage), Nanos: int64(budget.FromDollars(record.CostUSD)), Calls: 1,
+		}}})
+	}
+	return c.budgets.Settle(ctx, r, record)
+}
+
+// charge is what was charged to a tenant's budgets.
+type charge struct {
+	Tenant string `json:"tenant"`
+	Model  string `json:"model"`
+	Tokens int64  `json:"tokens"`
+	Nanos  int64  `json:"nanos"` // billionths of a dollar
+	Calls  int64  `json:"calls"`
+}
+
+// addCharges adds up charges by tenant and model.
+func addCharges(sums, list []charge) []charge {
+	for _, c := range list {
+		i := slices.IndexFunc(sums, func(s charge) bool { return s.Tenant == c.Tenant && s.Model == c.Model })
+		if i < 0 {
+			sums = append(sums, c)
+			continue
+		}
+		sums[i].Tokens += c.Tokens
+		sums[i].Nanos += c.Nanos
+		sums[i].Calls += c.Calls
+	}
+	return sums
+}
+
+// charge has a ledger hold what was charged before.
+func (b *budgets) charge(ctx context.Context, list []charge) error {
+	now := time.Now().Truncate(time.Second)
+	for _, c := range list { // the ledger comes to know the tenant
+		request := budget.Request{Tenant: c.Tenant, ID: "again", Call: "again", Model: c.Model}
+		if outcome := b.ledger.Reserve(ctx, []budget.Request{request})[0]; outcome.Err != nil {
+			return outcome.Err
+		}
+		if err := b.ledger.Settle(ctx, []budget.Settlement{{Tenant: c.Tenant, ID: "again", Call: "again", Released: true}}); err != nil {
+			return err
+		}
+	}
+	_, err := b.ledger.Rebuild(ctx, time.Time{}, func(yield func(budget.Spend, error) bool) {
+		for _, c := range list {
+			amount := budget.Amount{Tokens: c.Tokens, Cost: budget.USD(c.Nanos), Requests: c.Calls}
+			if !yield(budget.Spend{Tenant: c.Tenant, Time: now, Model: c.Model, Amount: amount}, nil) {
+				return
+			}
+		}
+	})
+	return err
 }
 
 // provisionLocal sets up what stages need whose requests and responses go

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"crypto/sha256"
+	"encoding/hex"
 	"errors"
 	"fmt"
 	"maps"
@@ -118,12 +120,12 @@ func stepBack() error {
 func (j *replayJob) record(ctx context.Context) error {
 	path, memo := j.state.file("tape.jsonl"), &j.state.memo
 	if memo.Digest != "" && !memo.Done {
-		f, err := os.Open(path)
-		if err == nil {
-			j.tape = &tape{file: f, requests: memo.Requests, from: memo.From, to: memo.To, digest: memo.Digest}
+		var err error
+		if j.tape, err = openTape(path, memo); err == nil {
 			fmt.Fprintf(j.app.stderr, "going on with an interrupted replay of %s\n", plural(memo.Requests, "request"))
 			return nil
 		}
+		fmt.Fprintf(j.app.stderr, "an interrupted replay cannot be gone on with, so it begins anew: %v\n", err)
 		if err := j.state.wipe(); err != nil {
 			return err
 		}
@@ -155,19 +157,19 @@ func (j *replayJob) record(ctx context.Context) error {
 	if memo.Done {
 		*memo = replayMemo{}
 		for _, name := range resultFiles {
-			if err := os.Remove(j.state.file(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
-				return fmt.Errorf("clearing the replay's directory: %w", err)
+			if err := j.state.remove(name); err != nil {
+				return err
 			}
 		}
 	}
 	if err := os.Rename(path+".new", path); err != nil {
 		return fmt.Errorf("naming the tape: %w", err)
 	}
-	memo.Digest, memo.Requests, memo.From, memo.To = t.digest, t.requests, t.from, t.to
+	memo.Digest, memo.Requests, memo.From, memo.To, memo.Bytes = t.digest, t.requests, t.from, t.to, t.bytes
 	return j.state.save()
 }
 
-var resultFiles = []string{"baseline.dry.jsonl", "baseline.jsonl", "candidate.dry.jsonl", "candidate.jsonl", "judge.jsonl"}
+var resultFiles = []string{"baseline.dry.results", "baseline.results", "candidate.dry.results", "candidate.results", "judge.results"}
 
 func (j *replayJob) source() (recordSource, func(), error) {
 	selection := &j.cmd.replaySelection
@@ -228,8 +230,7 @@ func (j *replayJob) sides(ctx context.Context) error {
 			return err
 		}
 		left[side.name] = []int{}
-		forecast = forecast.Add(j.state.memo.Others[side.name+".dry"].Forecast)
-		err := readResults(j.state.file(side.name+".dry.jsonl"), func(r *result) error {
+		err := readResults(j.state.results(side.name+".dry"), func(r *result) error {
 			forecast = forecast.Add(r.Note.Forecast)
 			if r.Pending || r.Note.Forecast.Calls > 0 {
 				left[side.name] = append(left[side.name], r.Index)
@@ -289,40 +290,41 @@ func (j *replayJob) ask(question string) bool {
 	return strings.HasPrefix(strings.ToLower(strings.TrimSpace(string(answer[:n]))), "y")
 }
 
-// side runs one configuration over the tape, or over some requests of it.
-func (j *replayJob) side(ctx context.Context, name string, cfg config.Config, only []int, dry bool) error {
-	prefix := strings.ReplaceAll(name, ".", "-")
-	cfg = isolated(cfg, prefix, j.window())
-	if j.cmd.Priority == "low" {
-		cfg.Resources.MaxThreads = max(1, runtime.NumCPU()/2)
+// side runs one configuration over the tape, or over some requests of it, from
+// where an earlier run was.
+func (j *replayJob) side(ctx context.Context, name string, cfg config.Config, only []int, dry bool) (err error) {
+	total := j.state.memo.Requests
+	if only != nil {
+		total = len(only)
 	}
-	cfg.Resources.Priority = "normal" // is what --priority says
-	if dry {                          // nobody is called: no limit of a provider holds anything up
-		cfg.Providers = slices.Clone(cfg.Providers)
-		for i := range cfg.Providers {
-			cfg.Providers[i].RequestsPerMinute, cfg.Providers[i].TokensPerMinute = 0, 0
-		}
-		cfg.Pipeline.Workers = maps.Clone(cfg.Pipeline.Workers)
-		cfg.Pipeline.Workers[stages.Generate] = j.window() / 2
-	}
-	set := provision
-	if dry {
-		set = provisionLocal
-	}
-	if err := set(ctx, cfg, j.own); err != nil {
+	cfg = j.configured(cfg, strings.ReplaceAll(name, ".", "-"), dry)
+	done, err := j.openSide(name, cfg.Cache)
+	if err != nil {
 		return err
 	}
-	if err := j.copyShared(ctx, cfg, strings.HasPrefix(name, "candidate")); err != nil {
+	defer func() { err = errors.Join(err, done.close()) }()
+	if done.count >= total {
+		return nil
+	}
+	if done.count > 0 {
+		fmt.Fprintf(j.app.stderr, "%s goes on: %s of %s are there\n", sideName(name), thousands(done.count), thousands(total))
+	}
+	if err := j.prepareServer(ctx, name, cfg, done.count == 0, dry); err != nil {
 		return err
 	}
 	s := &replaySide{
-		cfg: cfg, nc: j.own, tape: j.tape, path: j.state.file(name + ".jsonl"), only: only,
+		cfg: cfg, nc: j.own, tape: j.tape, done: done, only: only,
 		calls: &cassette{answers: j.index, dry: dry}, clock: &replayClock{}, window: j.window(), tally: j.tally,
 	}
 	if !dry {
 		s.factor = j.cmd.factor
+		s.calls.earlier = done.paid
+		s.calls.keep = func(index int, n note) {
+			if err := done.note(index, n); err != nil {
+				s.fail(err)
+			}
+		}
 	}
-	j.tally.begin(name, j.state.memo.Requests, only)
 	p, err := j.openPreparer(ctx)
 	if err != nil {
 		return err
@@ -336,15 +338,102 @@ func (j *replayJob) side(ctx context.Context, name string, cfg config.Config, on
 		defer entries.Close()
 		s.view = &liveView{entries: entries, begun: schemas.ToMillis(j.state.memo.From), clock: s.clock}
 	}
-	if err := s.run(ctx); err != nil {
+	j.tally.begin(name, total, done.count)
+	if err = s.run(ctx); err == nil && done.count > 0 {
+		fmt.Fprintf(j.app.stderr, "%s: %s were there, %s were worked\n", sideName(name), thousands(done.count), thousands(s.sent))
+	}
+	return err
+}
+
+// sideName is what people are told of a side.
+func sideName(name string) string { return strings.ReplaceAll(name, ".dry", " (no calls)") }
+
+// configured is the configuration of a side on the private server.
+func (j *replayJob) configured(cfg config.Config, prefix string, dry bool) config.Config {
+	cfg = isolated(cfg, prefix, j.window())
+	if j.cmd.Priority == "low" {
+		cfg.Resources.MaxThreads = max(1, runtime.NumCPU()/2)
+	}
+	cfg.Resources.Priority = "normal" // is what --priority says
+	if dry {                          // nobody is called: no limit of a provider holds anything up
+		cfg.Providers = slices.Clone(cfg.Providers)
+		for i := range cfg.Providers {
+			cfg.Providers[i].RequestsPerMinute, cfg.Providers[i].TokensPerMinute = 0, 0
+		}
+		cfg.Pipeline.Workers = maps.Clone(cfg.Pipeline.Workers)
+		cfg.Pipeline.Workers[stages.Generate] = j.window() / 2
+	}
+	return cfg
+}
+
+// openSide opens what a side has done. What another version of the program did
+// is none of it: two versions need not agree on what becomes of a request.
+func (j *replayJob) openSide(name string, cfg kv.CacheConfig) (*sideDone, error) {
+	path, identity := j.state.results(name), j.identity(name)
+	done, err := openSideDone(path, identity, cfg)
+	if !errors.Is(err, errOtherLog) {
+		return done, err
+	}
+	if err := j.beginAnew(name, err); err != nil {
+		return nil, err
+	}
+	return openSideDone(path, identity, cfg)
+}
+
+// identity stands for all that decides what is in a file of results.
+func (j *replayJob) identity(name string) string {
+	h := sha256.New()
+	fmt.Fprintf(h, "%s %s %s %s", j.state.name(), name, j.tape.digest, programVersion())
+	return hex.EncodeToString(h.Sum(nil)[:8])
+}
+
+// beginAnew removes results that cannot be used, and says why.
+func (j *replayJob) beginAnew(name string, why error) error {
+	fmt.Fprintf(j.app.stderr, "%s begins anew, for what there is of it cannot be used: %v\n", sideName(name), why)
+	return errors.Join(j.state.remove(name+".results"), j.state.remove(name+".results"+cacheSuffix))
+}
+
+// prepareServer sets up the private server for a side. What a side that pays
+// nothing had charged to budgets is charged again from its results, and what it
+// had learned is forgotten where it begins.
+func (j *replayJob) prepareServer(ctx context.Context, name string, cfg config.Config, first, dry bool) error {
+	set := provision
+	if dry {
+		set = provisionLocal
+	}
+	if err := set(ctx, cfg, j.own); err != nil {
 		return err
 	}
-	memo := &j.state.memo
-	if memo.Others == nil {
-		memo.Others = map[string]note{}
+	if dry {
+		if err := forgetLedger(ctx, cfg, j.own); err != nil {
+			return err
+		}
 	}
-	memo.Others[name] = memo.Others[name].and(s.calls.take(-1))
+	memo := &j.state.memo
+	if slices.Contains(memo.Copied, name) && !first {
+		return nil
+	}
+	if err := j.copyShared(ctx, cfg, strings.HasPrefix(name, "candidate")); err != nil {
+		return err
+	}
+	memo.Copied = append(memo.Copied, name)
 	return j.state.save()
+}
+
+// forgetLedger empties the ledger of budgets.
+func forgetLedger(ctx context.Context, cfg config.Config, nc *nats.Conn) error {
+	js, err := jetstream.New(nc)
+	if err != nil {
+		return fmt.Errorf("opening JetStream: %w", err)
+	}
+	stream, err := js.Stream(ctx, "KV_"+bucketLayout(cfg).Bucket("budget"))
+	if err == nil {
+		err = stream.Purge(ctx)
+	}
+	if err != nil {
+		return fmt.Errorf("clearing the budgets of the replay: %w", err)
+	}
+	return nil
 }
 
 // preparer finds what the baseline's providers were sent for a request, by the

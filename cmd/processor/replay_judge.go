@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
@@ -16,9 +15,9 @@ import (
 	"github.com/adpa/processor/stages/score"
 )
 
-// verdictLine is what the judge said of a pair: a line of its own file, so that
-// an interrupted run asks nothing twice.
-type verdictLine struct {
+// verdict is what the judge said of a pair: a record of its own file, so that an
+// interrupted run asks nothing twice.
+type verdict struct {
 	Index      int      `json:"i"`
 	Preference *float64 `json:"p,omitzero"` // for the candidate; nil where the judge gave none
 	Note       note     `json:"n,omitzero"`
@@ -26,20 +25,17 @@ type verdictLine struct {
 
 // judge has the candidate's judge compare the answers of pairs that differ, up
 // to a bound, where there is a judge.
-func (j *replayJob) judge(ctx context.Context) error {
+func (j *replayJob) judge(ctx context.Context) (err error) {
 	model := j.candidate.Score.Judge
 	if model == "" || j.cmd.JudgeLimit == 0 {
 		return nil
 	}
-	done, _, err := j.preferencesTo(nil)
+	asked := map[int]bool{}
+	verdicts, err := j.openVerdicts(asked)
 	if err != nil {
 		return err
 	}
-	lines, f, err := openResults(j.state.file("judge.jsonl"))
-	if err != nil {
-		return err
-	}
-	defer f.Close()
+	defer func() { err = errors.Join(err, verdicts.close()) }()
 	cfg := isolated(j.candidate, preparerPrefix+"-judge", 1)
 	if err := provisionLocal(ctx, cfg, j.own); err != nil {
 		return err
@@ -63,28 +59,51 @@ func (j *replayJob) judge(ctx context.Context) error {
 	})
 	return j.pairs(func(index int, x *record, p *evaluate.Pair, _ *note, paired bool) error {
 		same := p.Baseline.Text == p.Candidate.Text
-		if _, known := done[index]; known || !paired || same || p.Baseline.Error != "" || p.Candidate.Error != "" || lines >= j.cmd.JudgeLimit || x.Request == nil {
+		if asked[index] || !paired || same || p.Baseline.Error != "" || p.Candidate.Error != "" || len(asked) >= j.cmd.JudgeLimit || x.Request == nil {
 			return nil
 		}
 		if ctx.Err() != nil {
 			return ctx.Err()
 		}
-		line := verdictLine{Index: index}
+		said := verdict{Index: index}
 		preference, _, err := judge.Prefer(ctx, x.Request, textAnswer(p.Candidate.Text), textAnswer(p.Baseline.Text))
 		if err == nil {
-			line.Preference = &preference
+			said.Preference = &preference
 		}
-		line.Note = calls.take(-1)
-		text, err := marshalLine(&line)
+		said.Note = calls.take(-1)
+		asked[index] = true
+		text, err := jsonv2.Marshal(&said)
 		if err == nil {
-			_, err = f.Write(text)
+			_, err = verdicts.append(recordVerdict, text)
 		}
-		if err != nil {
-			return fmt.Errorf("writing the judge's verdicts: %w", err)
+		if err == nil {
+			err = verdicts.flush()
 		}
-		lines++
-		return nil
+		return err
 	})
+}
+
+// recordVerdict is the kind of records of verdicts.
+const recordVerdict = 'v'
+
+// openVerdicts opens the file of verdicts, and notes which pairs have one.
+func (j *replayJob) openVerdicts(asked map[int]bool) (*replayLog, error) {
+	read := func(_ byte, _ int64, payload []byte) error {
+		var v verdict
+		if jsonv2.Unmarshal(payload, &v) != nil {
+			return errDamaged
+		}
+		asked[v.Index] = true
+		return nil
+	}
+	verdicts, err := openReplayLog(j.state.results("judge"), j.identity("judge"), read)
+	if !errors.Is(err, errOtherLog) {
+		return verdicts, err
+	}
+	if err := j.beginAnew("judge", err); err != nil {
+		return nil, err
+	}
+	return openReplayLog(j.state.results("judge"), j.identity("judge"), read)
 }
 
 // textAnswer makes a chat completion of a text.
@@ -93,36 +112,33 @@ func textAnswer(text string) []byte {
 }
 
 // preferences reads what the judge said, by the number of the request, and what that took.
-func (j *replayJob) preferences() (map[int]float64, note, error) {
-	given := map[int]float64{}
-	_, took, err := j.preferencesTo(given)
-	return given, took, err
-}
-
-func (j *replayJob) preferencesTo(given map[int]float64) (asked map[int]bool, took note, err error) {
-	asked = map[int]bool{}
-	f, err := os.Open(j.state.file("judge.jsonl"))
+func (j *replayJob) preferences() (given map[int]float64, took note, err error) {
+	given = map[int]float64{}
+	path := j.state.results("judge")
+	f, err := os.Open(path)
 	if errors.Is(err, os.ErrNotExist) {
-		return asked, took, nil
+		return given, took, nil
 	}
 	if err != nil {
 		return nil, took, fmt.Errorf("opening the judge's verdicts: %w", err)
 	}
 	defer f.Close()
-	reader := bufio.NewReader(f)
-	for {
-		text, length, err := readLine(reader, maxTapeLine)
-		if errors.Is(err, io.EOF) && length == 0 {
-			return asked, took, nil
+	records, _, err := newRecordReader(f)
+	for err == nil {
+		var payload []byte
+		var v verdict
+		if _, _, payload, err = records.next(); err == nil {
+			err = jsonv2.Unmarshal(payload, &v)
 		}
-		var line verdictLine
-		if err != nil && !errors.Is(err, io.EOF) || jsonv2.Unmarshal(text, &line) != nil {
-			return asked, took, nil // a line that was cut off is written again
-		}
-		asked[line.Index] = true
-		took = took.and(line.Note)
-		if line.Preference != nil && given != nil {
-			given[line.Index] = *line.Preference
+		if err == nil {
+			took = took.and(v.Note)
+			if v.Preference != nil {
+				given[v.Index] = *v.Preference
+			}
 		}
 	}
+	if !errors.Is(err, io.EOF) {
+		return nil, took, unreadable(path, err)
+	}
+	return given, took, nil
 }

@@ -1,20 +1,15 @@
 package main
 
 import (
-	"bufio"
 	"crypto/sha256"
 	"encoding/hex"
 	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"os"
 	"path/filepath"
 	"strings"
 	"sync"
 	"time"
-
-	jsonv2 "github.com/go-json-experiment/json"
 
 	"github.com/adpa/processor/internal/evaluate"
 	"github.com/adpa/processor/schemas"
@@ -87,10 +82,6 @@ func (j *replayJob) pairs(f func(index int, x *record, p *evaluate.Pair, n *note
 	})
 }
 
-func (n note) and(m note) note {
-	return note{Cassette: n.Cassette + m.Cassette, Simulated: n.Simulated + m.Simulated, Forecast: n.Forecast.Add(m.Forecast), Paid: n.Paid.Add(m.Paid)}
-}
-
 func (j *replayJob) pairOf(x *record) *evaluate.Pair {
 	p := &evaluate.Pair{ID: x.ID, Tenant: x.Tenant, Model: "(unreadable)", Prompt: promptText(x.body()), Rating: x.rating()}
 	sum := sha256.Sum256(x.body())
@@ -135,10 +126,10 @@ type outcomes struct {
 func (j *replayJob) outcomes(side string) (*outcomes, error) {
 	o := &outcomes{}
 	var err error
-	if o.dry, err = openResultReader(j.state.file(side + ".dry.jsonl")); err != nil {
+	if o.dry, err = openResultReader(j.state.results(side + ".dry")); err != nil {
 		return nil, err
 	}
-	if o.paid, err = openResultReader(j.state.file(side + ".jsonl")); err != nil {
+	if o.paid, err = openResultReader(j.state.results(side)); err != nil {
 		o.close()
 		return nil, err
 	}
@@ -183,11 +174,6 @@ func (j *replayJob) report() error {
 	}
 	b := evaluate.NewBuilder(evaluate.Options{Seed: j.cmd.Seed})
 	spending := evaluate.Spending{Forecast: j.state.memo.Forecast, Paid: judge.Paid, Simulated: judge.Simulated, Judge: judge.Paid.Calls + judge.Simulated}
-	for name, others := range j.state.memo.Others {
-		if !strings.HasSuffix(name, ".dry") {
-			spending.Paid, spending.Simulated = spending.Paid.Add(others.Paid), spending.Simulated+others.Simulated
-		}
-	}
 	unpaired := 0
 	err = j.pairs(func(index int, _ *record, p *evaluate.Pair, n *note, paired bool) error {
 		spending.Paid = spending.Paid.Add(n.Paid)
@@ -300,19 +286,11 @@ type replayTally struct {
 
 func newReplayTally() *replayTally { return &replayTally{} }
 
-func (t *replayTally) begin(name string, requests int, only []int) {
+// begin begins to count a side of which some requests were done before.
+func (t *replayTally) begin(name string, total, done int) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	t.name, t.total, t.done, t.fails, t.began = strings.ReplaceAll(name, ".dry", " (no calls)"), requests, 0, 0, time.Now()
-	if only != nil {
-		t.total = len(only)
-	}
-}
-
-func (t *replayTally) skip(done int) {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.done, t.first = done, done
+	t.name, t.total, t.done, t.first, t.fails, t.began = sideName(name), total, done, done, 0, time.Now()
 }
 
 func (t *replayTally) add(r *result) {
@@ -362,46 +340,4 @@ func (t *replayTally) bar(columns int) string {
 	}
 	full := width * t.done / t.total
 	return "[" + strings.Repeat("#", full) + strings.Repeat(".", width-full) + "]" + text
-}
-
-// resultReader reads a results file line by line.
-type resultReader struct {
-	file   *os.File // nil where there is none
-	reader *bufio.Reader
-}
-
-func openResultReader(path string) (*resultReader, error) {
-	f, err := os.Open(path)
-	if errors.Is(err, os.ErrNotExist) {
-		return &resultReader{}, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("opening the results: %w", err)
-	}
-	return &resultReader{f, bufio.NewReaderSize(f, 256<<10)}, nil
-}
-
-func (r *resultReader) close() {
-	if r != nil && r.file != nil {
-		_ = r.file.Close()
-	}
-}
-
-// next gives the next result, nil at the end.
-func (r *resultReader) next() (*result, error) {
-	if r.file == nil {
-		return nil, nil
-	}
-	text, length, err := readLine(r.reader, maxTapeLine)
-	if errors.Is(err, io.EOF) && length == 0 {
-		return nil, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("reading the results: %w", err)
-	}
-	x := &result{}
-	if err := jsonv2.Unmarshal(text, x); err != nil {
-		return nil, fmt.Errorf("reading the results: %w", err)
-	}
-	return x, nil
 }

@@ -1,19 +1,16 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"errors"
 	"fmt"
-	"io"
+	"hash/fnv"
 	"maps"
-	"os"
 	"slices"
 	"strings"
 	"sync"
 	"time"
 
-	lru "github.com/hashicorp/golang-lru/v2"
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 
@@ -23,6 +20,7 @@ import (
 	"github.com/adpa/processor/kv"
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
+	"github.com/adpa/processor/stages/cache"
 	"github.com/adpa/processor/streams"
 )
 
@@ -30,29 +28,21 @@ const (
 	// replayWindow and lowWindow are how many requests are under way at a time.
 	replayWindow = 512
 	lowWindow    = 64
-	// settleEvery is after how many requests it is waited until the cache holds
-	// what was answered: with what is under way that is less than it takes at a
-	// time, and what is too much it drops, which would leave hits to chance.
-	settleEvery = 256
 	// replaySegment is after how many requests everything that they left on the
 	// private server is removed, so that it holds no more at any time.
 	replaySegment = 50_000
-	// replayCache bounds the part of the cache in memory: the rest is read from
-	// the private server.
-	replayCache = 32 * units.MB
+	// replayMemory bounds the part of a cache in memory that a replay has beside
+	// its own, as who only prepares requests.
+	replayMemory = 32 * units.MB
+	// checkpointEvery is how often what was done is handed to the system, from
+	// where a process finds it that comes after one that was killed.
+	checkpointEvery = 200 * time.Millisecond
 	// sweepReplay is how often stored responses are looked for that did not come by.
 	sweepReplay = 5 * time.Second
-	// maxLeaders bounds the distinct requests whose first answer is remembered.
-	maxLeaders = 200_000
+	// maxFirsts bounds the distinct requests of which is remembered which was the
+	// first: the latest of them, twice as many at most, in 25 bytes each or so.
+	maxFirsts = 1 << 19
 )
-
-// result is what became of one request of the tape: a line of a results file.
-type result struct {
-	Index   int              `json:"i"`
-	Outcome evaluate.Outcome `json:"o"`
-	Note    note             `json:"n,omitzero"`
-	Pending bool             `json:"pending,omitzero"` // the answer is a placeholder
-}
 
 // replaySide runs the requests of a tape through one configuration, on the
 // private server. What it finds goes to a file, in the order of the tape.
@@ -60,43 +50,51 @@ type replaySide struct {
 	cfg    config.Config
 	nc     *nats.Conn
 	tape   *tape
-	path   string       // of the results
-	only   []int        // numbers of the requests to run, sorted; nil is all
-	calls  *cassette    // in the place of providers
-	view   *liveView    // may be nil
-	clock  *replayClock // may be nil
-	factor float64      // of the recorded speed; 0 is as fast as it goes
-	window int          // requests under way
+	done   *sideDone // what was done, and where what is done goes
+	only   []int     // numbers of the requests to run, sorted; nil is all
+	calls  *cassette // in the place of providers
+	view   *liveView // may be nil
+	clock  *replayClock
+	factor float64 // of the recorded speed; 0 is as fast as it goes
+	window int     // requests under way
 	tally  *replayTally
 
-	js      jetstream.JetStream
-	local   *streams.Local
-	deps    *deps
-	leaders *lru.Cache[string, *leader]
-	slots   chan struct{}
-	cancel  context.CancelFunc // of the run
+	js     jetstream.JetStream
+	local  *streams.Local
+	deps   *deps
+	slots  chan struct{}
+	cancel context.CancelFunc // of the run
+
+	sent          int // in this run; for the goroutine that feeds, as the next
+	firsts, older map[requestKey]leader
+	latest        map[string]int // requests by tenants with a budget
 
 	mu      sync.Mutex
 	open    map[int]*underway
-	decided map[int]result // that wait for those before them
-	next    []int          // numbers in the order in which they were sent
-	out     *bufio.Writer
+	decided map[int]decision // that wait for those before them
+	next    []int            // numbers in the order in which they were sent
 	failure error
 }
 
 // underway is a request that was sent and is not answered.
 type underway struct {
-	x      *record
-	since  time.Time
-	leader *leader
+	x     *record
+	since time.Time
+	done  chan struct{}
+	first first
 }
 
 // leader is the first of equal requests. Those that follow wait until it is
 // done: then what the cache does for them does not depend on chance.
 type leader struct {
-	at      time.Time
-	done    chan struct{}
-	settled bool // in the cache; for the goroutine that feeds
+	at    schemas.Millis
+	index int
+}
+
+// decision is a result on its way to the file.
+type decision struct {
+	result result
+	first  first
 }
 
 // isolated is a configuration for a private server: its own streams, and no archive.
@@ -109,75 +107,69 @@ func isolated(cfg config.Config, prefix string, window int) config.Config {
 	cfg.Streams.Requests.MaxWaiting = max(cfg.Streams.Requests.MaxWaiting, 2*window)
 	cfg.Tenants = nil
 	cfg.Cache.SyncInterval = units.Duration(time.Hour) // nobody else writes there
-	cfg.Cache.LocalSize = min(cfg.Cache.LocalSize, replayCache)
+	cfg.Cache.LocalSize = min(cfg.Cache.LocalSize, replayMemory)
 	return cfg
 }
 
 // run goes on where an earlier run ended, and to the end.
 func (s *replaySide) run(ctx context.Context) (err error) {
-	done, f, err := openResults(s.path)
-	if err != nil {
-		return err
+	s.open, s.decided, s.slots = map[int]*underway{}, map[int]decision{}, make(chan struct{}, s.window)
+	s.firsts = make(map[requestKey]leader, len(s.done.firsts))
+	for _, f := range s.done.firsts {
+		s.lead(f, -1)
 	}
-	defer f.Close()
-	if s.calls.dry && done == s.tape.requests {
-		return nil
-	}
-	if s.calls.dry && done > 0 {
-		if err := s.anew(ctx, f); err != nil {
-			return err
-		}
-		done = 0
-	}
-	s.out = bufio.NewWriterSize(f, 256<<10)
-	s.open, s.decided, s.slots = map[int]*underway{}, map[int]result{}, make(chan struct{}, s.window)
-	if s.leaders, err = lru.New[string, *leader](maxLeaders); err != nil {
-		return fmt.Errorf("making the list of requests: %w", err)
-	}
-	s.tally.skip(done)
+	s.done.firsts, s.latest = nil, map[string]int{}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.cancel = cancel
+	s.done.cache.clock, s.done.cache.fail, s.done.cache.largest = s.clock, s.fail, largestEntry(s.nc.MaxPayload())
 	stop, err := s.start(ctx)
 	if err != nil {
 		return err
 	}
-	var sweeping sync.WaitGroup
+	var beside sync.WaitGroup
 	if !s.calls.dry {
-		sweeping.Go(func() { s.sweep(ctx) })
+		beside.Go(func() { s.sweep(ctx) })
 	}
-	err = s.feed(ctx, done)
+	beside.Go(func() { s.checkpoints(ctx) })
+	err = s.feed(ctx)
 	cancel()
-	sweeping.Wait()
-	err = errors.Join(err, s.failed(), s.flush(), stop())
-	if err != nil {
-		return err
+	beside.Wait()
+	stopErr := stop()
+	if failure := s.failed(); failure != nil { // of which the others are consequences
+		return failure
 	}
-	return f.Sync()
+	return errors.Join(err, stopErr)
 }
 
-// anew forgets what a run that pays nothing had done when it was cut off. What
-// was cached and what was noted need not be in step, and to find it out again
-// costs nothing.
-func (s *replaySide) anew(ctx context.Context, results *os.File) error {
-	js, err := jetstream.New(s.nc)
-	if err != nil {
-		return fmt.Errorf("opening JetStream: %w", err)
+// checkpoints hands over what was done every so often, until ctx ends.
+func (s *replaySide) checkpoints(ctx context.Context) {
+	ticker := time.NewTicker(checkpointEvery)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+			if err := s.done.flush(); err != nil {
+				s.fail(err)
+			}
+		}
 	}
-	stream, err := js.Stream(ctx, "KV_"+bucketLayout(s.cfg).Bucket(kv.BucketCache))
-	if err == nil {
-		err = stream.Purge(ctx)
+}
+
+// fail ends the run.
+func (s *replaySide) fail(err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failLocked(err)
+}
+
+func (s *replaySide) failLocked(err error) {
+	if s.failure == nil {
+		s.failure = err
+		s.cancel()
 	}
-	if err == nil {
-		err = results.Truncate(0)
-	}
-	if err == nil {
-		_, err = results.Seek(0, io.SeekStart)
-	}
-	if err != nil {
-		return fmt.Errorf("beginning a side anew: %w", err)
-	}
-	return nil
 }
 
 // start runs the pipeline, all stages in one group, which changes no outcome.
@@ -190,18 +182,24 @@ func (s *replaySide) start(ctx context.Context) (stop func() error, err error) {
 	if err := s.cfg.Resources.Apply(serverMemory(s.cfg)); err != nil {
 		return nil, err
 	}
-	if s.deps, err = newDeps(ctx, s.cfg, s.nc, nil); err != nil {
-		return nil, err
-	}
-	d := s.deps
 	s.local = streams.NewLocal(s.window, !s.calls.dry, func(subject string, response []byte) {
 		if index, ok := indexOf(subject[strings.LastIndexByte(subject, '.')+1:]); ok {
 			s.answered(index, response)
 		}
 	})
+	if s.deps, err = newDepsFor(ctx, s.cfg, s.nc, nil, &replaying{local: s.local, calls: s.calls, cache: s.done.cache, view: s.view}); err != nil {
+		return nil, err
+	}
+	d := s.deps
 	s.calls.cost, s.calls.count, s.calls.now = d.models.cost, d.counter, s.underway
 	s.calls.stand(d.models, simulatedProviders(s.cfg.ProviderList()))
-	d.replay = &replaying{calls: s.calls, view: s.view, local: s.local}
+	if s.calls.dry {
+		err = d.budgets.charge(ctx, s.done.charges)
+	}
+	if err != nil {
+		d.close()
+		return nil, fmt.Errorf("charging the budgets again: %w", err)
+	}
 	r, err := streams.NewRunner(s.nc, d.runnerConfig(stages.Names), steps(d))
 	if err != nil {
 		d.close()
@@ -226,22 +224,23 @@ func (s *replaySide) underway(index int) *record {
 	return nil
 }
 
-// feed sends the requests behind the first done ones, and returns when all are answered.
-func (s *replaySide) feed(ctx context.Context, done int) error {
+// feed sends the requests behind those that are done, and returns when all are answered.
+func (s *replaySide) feed(ctx context.Context) error {
 	first, begun, begin := true, time.Time{}, time.Now()
-	number, sent := 0, 0
+	number := 0
 	err := s.tape.each(0, func(index int, _ int64, x *record) error {
 		if s.only != nil {
 			if _, wanted := slices.BinarySearch(s.only, index); !wanted {
 				return nil
 			}
 		}
-		if number++; number <= done {
+		if number++; number <= s.done.count {
+			if number == s.done.count && index != s.done.last {
+				return hint(fmt.Errorf("result %d is that of request %d and not of %d", number, s.done.last, index), "begin anew with --fresh")
+			}
 			return nil
 		}
-		if s.clock != nil {
-			s.clock.set(x.Time)
-		}
+		s.clock.set(x.Time)
 		if first {
 			first, begun = false, x.Time
 		}
@@ -251,13 +250,8 @@ func (s *replaySide) feed(ctx context.Context, done int) error {
 				return err
 			}
 		}
-		if sent++; sent%replaySegment == 0 {
+		if s.sent++; s.sent%replaySegment == 0 {
 			if err := s.clear(ctx); err != nil {
-				return err
-			}
-		}
-		if sent%settleEvery == 0 {
-			if err := s.settle(ctx, &leader{}); err != nil {
 				return err
 			}
 		}
@@ -290,13 +284,16 @@ func (s *replaySide) send(ctx context.Context, index int, x *record) error {
 	if err := s.failed(); err != nil {
 		return err
 	}
-	body, first, err := s.inOrder(ctx, x)
+	body, first, err := s.inOrder(ctx, index, x)
+	if err == nil {
+		err = s.oneByOne(ctx, index, x)
+	}
 	if err != nil {
 		return err
 	}
 	m := s.message(index, x, body)
 	s.mu.Lock()
-	s.open[index] = &underway{x, time.Now(), first}
+	s.open[index] = &underway{x, time.Now(), make(chan struct{}), first}
 	s.next = append(s.next, index)
 	s.mu.Unlock()
 	if !schemas.ValidName(x.Tenant) || len(body) > streams.MaxRequest(int(s.nc.MaxPayload())) {
@@ -358,66 +355,102 @@ func shiftDeadline(body []byte, published time.Time) []byte {
 // inOrder waits for the first of equal requests, and has one that comes after
 // its answer has aged out of the cache ask anew: at its recorded time the entry
 // would have been gone, however fast the replay is.
-func (s *replaySide) inOrder(ctx context.Context, x *record) (body []byte, first *leader, err error) {
+func (s *replaySide) inOrder(ctx context.Context, index int, x *record) (body []byte, f first, err error) {
 	body = x.body()
 	key, ttl, ok := s.cachedAs(x)
 	if !ok {
-		return body, nil, nil
+		return body, f, nil
 	}
-	before, known := s.leaders.Get(key)
+	before, known := s.leader(key)
 	if known {
-		select {
-		case <-before.done:
-		case <-ctx.Done():
-			return nil, nil, ctx.Err()
+		if err := s.await(ctx, before.index); err != nil {
+			return nil, f, err
 		}
-		if err := s.settle(ctx, before); err != nil {
-			return nil, nil, err
-		}
-		if x.Time.Sub(before.at) < ttl {
-			return body, nil, nil
+		if x.Time.Sub(before.at.Time()) < ttl {
+			return body, f, nil
 		}
 		body = refreshed(body)
 	}
-	first = &leader{at: x.Time, done: make(chan struct{})}
-	s.leaders.Add(key, first)
-	return body, first, nil
+	f = first{key, schemas.ToMillis(x.Time)}
+	s.lead(f, index)
+	return body, f, nil
 }
 
-// cachedAs gives what equal requests have in common, and how long their answer
-// stays in the cache; ok is false for a request that is not cached, or is broken.
-func (s *replaySide) cachedAs(x *record) (key string, ttl time.Duration, ok bool) {
-	if !s.cfg.Cache.Enabled || x.Request == nil {
-		return "", 0, false
-	}
-	body := x.body()
-	parsed, err := schemas.Parse(body)
-	if err != nil || parsed.Options.Cache != nil && parsed.Options.Cache.Mode != "" && parsed.Options.Cache.Mode != "on" {
-		return "", 0, false
-	}
-	var options []byte
-	if span, ok := schemas.Member(body, "processor"); ok {
-		options = span.Of(body)
-	}
-	return x.Tenant + "." + schemas.CacheKey(body, options), s.ttl(&parsed.Options), true
-}
-
-// settle waits until the cache holds what the first of equal requests left
-// there, or took back: writes are kept in their order, so that one more that is
-// kept says it of those before it.
-func (s *replaySide) settle(ctx context.Context, first *leader) error {
-	if first.settled {
+// oneByOne has the requests of a tenant with a budget follow each other where
+// nothing is paid: which of them the budget refuses is not left to chance then.
+func (s *replaySide) oneByOne(ctx context.Context, index int, x *record) error {
+	free := s.calls.dry || len(simulatedProviders(s.cfg.ProviderList())) == len(s.cfg.ProviderList())
+	if !free || !s.deps.budgets.Limited(x.Tenant) {
 		return nil
 	}
-	first.settled = true
-	kept := make(chan struct{})
-	s.deps.cache.Put("_.settled", kv.Entry{Passing: true, Answer: []byte("{}")}, time.Second, func() { close(kept) })
+	before, sent := s.latest[x.Tenant]
+	s.latest[x.Tenant] = index
+	if !sent {
+		return nil
+	}
+	return s.await(ctx, before)
+}
+
+// leader gives the first of the requests with a key.
+func (s *replaySide) leader(key requestKey) (leader, bool) {
+	if l, known := s.firsts[key]; known {
+		return l, true
+	}
+	l, known := s.older[key]
+	if known {
+		s.lead(first{key, l.at}, l.index)
+	}
+	return l, known
+}
+
+// lead notes who is the first of the requests with a key. The oldest are forgotten.
+func (s *replaySide) lead(f first, index int) {
+	if len(s.firsts) >= maxFirsts {
+		s.firsts, s.older = map[requestKey]leader{}, s.firsts
+	}
+	s.firsts[f.key] = leader{f.at, index}
+}
+
+// await waits until a request has its outcome.
+func (s *replaySide) await(ctx context.Context, index int) error {
+	s.mu.Lock()
+	u := s.open[index]
+	s.mu.Unlock()
+	if u == nil {
+		return nil
+	}
 	select {
-	case <-kept:
+	case <-u.done:
 		return nil
 	case <-ctx.Done():
 		return ctx.Err()
 	}
+}
+
+// cachedAs gives what equal requests have in common, and how long their answer
+// stays in the cache; ok is false for a request that is not cached, or is broken.
+func (s *replaySide) cachedAs(x *record) (key requestKey, ttl time.Duration, ok bool) {
+	if !s.cfg.Cache.Enabled || x.Request == nil {
+		return 0, 0, false
+	}
+	body := x.body()
+	parsed, err := schemas.Parse(body)
+	if err != nil || parsed.Options.Cache != nil && parsed.Options.Cache.Mode == "off" {
+		return 0, 0, false
+	}
+	r := &stages.Request{}
+	r.Tenant, r.Body, r.Kind = x.Tenant, body, parsed.Kind
+	if span, ok := schemas.Member(body, "processor"); ok {
+		r.Options = span.Of(body)
+	}
+	alike := cache.Alike(cacheConfig(s.cfg.Cache), r)
+	h := fnv.New64a()
+	_, _ = h.Write([]byte(alike))
+	ttl = s.ttl(&parsed.Options)
+	if cache.Refresh(r) { // whatever there is, it leads
+		ttl = 0
+	}
+	return requestKey(max(h.Sum64(), 1)), ttl, true
 }
 
 func (s *replaySide) ttl(o *schemas.Options) time.Duration {
@@ -474,6 +507,7 @@ func (s *replaySide) timings(measured map[string]float64, n *note) map[string]fl
 
 // decide writes what is decided in the order in which it was sent.
 func (s *replaySide) decide(index int, r result) {
+	s.done.cache.decided(index)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	u := s.open[index]
@@ -481,26 +515,19 @@ func (s *replaySide) decide(index int, r result) {
 		return
 	}
 	delete(s.open, index)
-	if u.leader != nil {
-		close(u.leader.done)
-	}
-	s.decided[index] = r
+	close(u.done)
+	s.decided[index] = decision{r, u.first}
 	s.tally.add(&r)
 	written := 0
 	for _, i := range s.next {
-		r, ok := s.decided[i]
+		d, ok := s.decided[i]
 		if !ok {
 			break
 		}
 		delete(s.decided, i)
 		written++
-		line, err := marshalLine(&r)
-		if err == nil {
-			_, err = s.out.Write(line)
-		}
-		if err != nil && s.failure == nil {
-			s.failure = fmt.Errorf("writing the results: %w", err)
-			s.cancel()
+		if err := s.done.add(&d.result, d.first); err != nil {
+			s.failLocked(err)
 		}
 	}
 	s.next = append(s.next[:0], s.next[written:]...)
@@ -513,15 +540,6 @@ func (s *replaySide) failed() error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	return s.failure
-}
-
-func (s *replaySide) flush() error {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	if err := s.out.Flush(); err != nil {
-		return fmt.Errorf("writing the results: %w", err)
-	}
-	return nil
 }
 
 // drain waits until everything that was sent is answered.
@@ -541,11 +559,15 @@ func (s *replaySide) drain(ctx context.Context) error {
 
 // clear removes from the private server what answered requests left there.
 func (s *replaySide) clear(ctx context.Context) error {
-	if err := errors.Join(s.drain(ctx), s.flush()); err != nil || s.calls.dry {
+	if err := errors.Join(s.drain(ctx), s.done.flush()); err != nil {
 		return err
 	}
 	names := streams.Names{Prefix: s.cfg.NATS.Prefix}
-	for _, name := range []string{names.Responses(), names.Dead(), "KV_" + s.cfg.NATS.Prefix + "_answers"} {
+	left := []string{"KV_" + bucketLayout(s.cfg).Bucket(kv.BucketAnswers)}
+	if !s.calls.dry {
+		left = append(left, names.Responses(), names.Dead())
+	}
+	for _, name := range left {
 		stream, err := s.js.Stream(ctx, name)
 		if err == nil {
 			err = stream.Purge(ctx)
@@ -579,50 +601,6 @@ func (s *replaySide) sweep(ctx context.Context) {
 		found, _ := s.deps.ledger.responses.Find(ctx, slices.Collect(maps.Keys(keys))) // what cannot be read now is looked for again
 		for key, body := range found {
 			s.answered(keys[key], body)
-		}
-	}
-}
-
-// openResults opens a results file behind its last whole line, and says how
-// many it has.
-func openResults(path string) (lines int, f *os.File, err error) {
-	f, err = os.OpenFile(path, os.O_RDWR|os.O_CREATE, 0o640)
-	if err != nil {
-		return 0, nil, fmt.Errorf("opening the results: %w", err)
-	}
-	reader, end := bufio.NewReaderSize(f, 256<<10), int64(0)
-	for {
-		_, length, err := readLine(reader, 0)
-		if err != nil {
-			break // what is behind the last whole line was cut off
-		}
-		lines, end = lines+1, end+int64(length)
-	}
-	if err = f.Truncate(end); err == nil {
-		_, err = f.Seek(end, io.SeekStart)
-	}
-	if err != nil {
-		_ = f.Close()
-		return 0, nil, fmt.Errorf("opening the results: %w", err)
-	}
-	return lines, f, nil
-}
-
-// readResults calls f with each result of a file, in order. A file that is not
-// there has none.
-func readResults(path string, f func(*result) error) error {
-	reader, err := openResultReader(path)
-	if err != nil {
-		return err
-	}
-	defer reader.close()
-	for {
-		r, err := reader.next()
-		if r == nil || err != nil {
-			return err
-		}
-		if err := f(r); err != nil {
-			return err
 		}
 	}
 }

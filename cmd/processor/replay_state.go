@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"syscall"
 	"time"
 
@@ -36,7 +37,8 @@ type replayMemo struct {
 	To       time.Time        `json:"to"`
 	Forecast *evaluate.Amount `json:"forecast,omitempty"`
 	Agreed   bool             `json:"agreed"` // to what was forecast
-	Others   map[string]note  `json:"others"` // calls of a side that belong to no request, as those of a judge
+	Bytes    int64            `json:"bytes"`  // of the tape
+	Copied   []string         `json:"copied"` // sides that have what the deployment had learned
 	Done     bool             `json:"done"`
 }
 
@@ -71,6 +73,23 @@ func openReplay(base string, parts ...string) (*replayState, error) {
 }
 
 func (s *replayState) file(name string) string { return filepath.Join(s.dir, name) }
+
+// results is where the results of a side are.
+func (s *replayState) results(side string) string { return s.file(side + ".results") }
+
+// name is that of the directory: it stands for everything that decides the outcome.
+func (s *replayState) name() string {
+	name, _, _ := strings.Cut(filepath.Base(s.dir), "-")
+	return name
+}
+
+// remove removes a file that need not be there.
+func (s *replayState) remove(name string) error {
+	if err := os.Remove(s.file(name)); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return fmt.Errorf("clearing the replay's directory: %w", err)
+	}
+	return nil
+}
 
 // load reads the memo. One that cannot be read is that of nothing done.
 func (s *replayState) load() {
@@ -109,13 +128,21 @@ func (s *replayState) wipe() error {
 	return nil
 }
 
-// finish keeps what reports are made from, and drops the rest.
+// finish keeps what reports are made from, and drops the rest; the private server
+// goes when the replay is closed.
 func (s *replayState) finish() error {
 	s.memo.Done = true
-	return errors.Join(s.save(), os.RemoveAll(s.file("nats")))
+	err := s.save()
+	for _, name := range resultFiles {
+		err = errors.Join(err, s.remove(name+cacheSuffix))
+	}
+	return err
 }
 
 func (s *replayState) close(base string) {
+	if s.memo.Done {
+		_ = os.RemoveAll(s.file("nats")) // what is left is no more than in the way
+	}
 	_ = s.lock.Close()
 	dropOldReplays(base)
 }

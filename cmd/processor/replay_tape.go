@@ -270,6 +270,24 @@ type tape struct {
 	requests int
 	from, to time.Time
 	digest   string
+	bytes    int64
+}
+
+// openTape opens the tape of an interrupted replay.
+func openTape(path string, memo *replayMemo) (*tape, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("opening the tape: %w", err)
+	}
+	info, err := f.Stat()
+	if err == nil && info.Size() != memo.Bytes {
+		err = fmt.Errorf("its tape has %d bytes and not %d", info.Size(), memo.Bytes)
+	}
+	if err != nil {
+		_ = f.Close()
+		return nil, err
+	}
+	return &tape{file: f, requests: memo.Requests, from: memo.From, to: memo.To, digest: memo.Digest, bytes: memo.Bytes}, nil
 }
 
 // maxTapeLine bounds a line of a tape: a request and its response with all that
@@ -295,6 +313,7 @@ func writeTape(ctx context.Context, path string, source recordSource, sent func(
 				return err
 			}
 			_, _ = sum.Write(line)
+			t.bytes += int64(len(line))
 			if _, err := out.Write(line); err != nil {
 				return fmt.Errorf("writing the tape: %w", err)
 			}
@@ -317,6 +336,9 @@ func writeTape(ctx context.Context, path string, source recordSource, sent func(
 	}
 	if err == nil {
 		err = out.Flush()
+	}
+	if err == nil {
+		err = f.Sync()
 	}
 	if err != nil {
 		_ = f.Close()

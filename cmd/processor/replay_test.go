@@ -391,49 +391,6 @@ func TestAnInterruptedReplayGoesOnWithoutPayingTwiceAndTwoDoNotMeet(t *testing.T
 	require.Equal(t, correct(a), correct(b))
 }
 
-func TestAReplayThatWasCutOffGivesTheSameReport(t *testing.T) {
-	slow(t)
-	x := newTraffic(t, fakellm.Config{})
-	live := x.config("live.yaml", "good")
-	var data strings.Builder
-	for i := range 6000 { // each question twice, far apart
-		body := question("good", fmt.Sprint("question ", i%3000))
-		fmt.Fprintf(&data, `{"id":"r-%d","tenant":"acme","time":"2026-11-23T10:00:00Z","request":%s,"response":{"model":"good","choices":[{"index":0,"message":{"role":"assistant","content":"yes"},"finish_reason":"stop"}],"usage":{"prompt_tokens":20,"completion_tokens":10,"total_tokens":30},"processor":{"selected":{"model":"good","provider":"fake"},"cost_usd":0.1}}}`+"\n", i, body)
-	}
-	file := x.file("data.jsonl", data.String())
-	replay := func(ctx context.Context, state, report string) int {
-		status, _, _ := x.processor(ctx, "--config", live, "replay", "--candidate", live, "--cassette", file, "--state", state, "--report-json", report)
-		return status
-	}
-	require.Zero(t, replay(t.Context(), "whole", "whole.json"))
-	for cut := 1; ; cut++ {
-		ctx, cancel := context.WithCancel(t.Context())
-		ended := make(chan int, 1)
-		go func() { ended <- replay(ctx, "cut", "cut.json") }()
-		require.Eventually(t, func() bool {
-			found, err := filepath.Glob("cut/*/candidate.dry.jsonl")
-			return err == nil && len(found) == 1
-		}, 60*time.Second, time.Millisecond)
-		var status int
-		select {
-		case status = <-ended:
-		case <-time.After(time.Duration(cut) * 50 * time.Millisecond):
-			cancel()
-			status = <-ended
-		}
-		cancel()
-		if status == 0 {
-			break
-		}
-	}
-	whole, err := os.ReadFile("whole.json")
-	require.NoError(t, err)
-	cut, err := os.ReadFile("cut.json")
-	require.NoError(t, err)
-	require.Equal(t, string(whole), string(cut))
-	require.Equal(t, 3000, readReport(t, "whole.json").Spending.Cassette, "the second of equal requests is a hit")
-}
-
 func TestADatasetIsImportedWithoutPayingAndRedacted(t *testing.T) {
 	slow(t)
 	x := newTraffic(t, fakellm.Config{})

@@ -11,6 +11,12 @@ type versionCmd struct{}
 
 // Run prints the module's version, or the commit of a build from a checkout.
 func (versionCmd) Run(a *app) error {
+	_, err := fmt.Fprintf(a.stdout, "processor %s %s %s/%s\n", programVersion(), runtime.Version(), runtime.GOOS, runtime.GOARCH)
+	return err
+}
+
+// programVersion is the module's version, and the commit of a build from a checkout.
+func programVersion() string {
 	version, commit := "devel", ""
 	if info, ok := debug.ReadBuildInfo(); ok {
 		if v := info.Main.Version; v != "" && v != "(devel)" {
@@ -22,6 +28,5 @@ func (versionCmd) Run(a *app) error {
 			}
 		}
 	}
-	_, err := fmt.Fprintf(a.stdout, "processor %s%s %s %s/%s\n", version, commit, runtime.Version(), runtime.GOOS, runtime.GOARCH)
-	return err
+	return version + commit
 }

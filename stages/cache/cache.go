@@ -106,6 +106,16 @@ func fingerprint(cfg Config, r *stages.Request) string {
 	return key
 }
 
+// Alike names what requests have in common that are the same to the cache, before
+// other stages have changed them: those that match in form alone too.
+func Alike(cfg Config, r *stages.Request) string {
+	r.Fingerprint = fingerprint(cfg, r)
+	if key := cfg.NormalizedKey(r); key != "" {
+		return key
+	}
+	return Key(r)
+}
+
 // Fingerprint is that of a chat or embeddings request by its body and its
 // processor object. An object that does not change the answer is as good as none.
 func Fingerprint(body, options []byte) string {

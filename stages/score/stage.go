@@ -210,7 +210,7 @@ func (s *Stage) judge(ctx context.Context, r *stages.Request, result Result) ver
 	default:
 		return v
 	}
-	grade, cost, err := s.deps.Judge.Grade(ctx, promptOf(r), r.Answer)
+	grade, cost, err := s.deps.Judge.Grade(stages.For(ctx, r), promptOf(r), r.Answer)
 	v.cost = cost
 	if err != nil {
 		return v
