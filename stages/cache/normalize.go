@@ -13,8 +13,10 @@ import (
 // longer is no question that somebody else words a little differently.
 const maxNormalized = 8 << 10
 
-// normalizedPrefix tells a normalized fingerprint from an exact one.
-const normalizedPrefix = "n-"
+// normalizedPrefix tells a normalized fingerprint from an exact one. Its number
+// changes with the form of Normalize: what was stored under another form is not
+// found any more.
+const normalizedPrefix = "n2-"
 
 // NormalizedFingerprint is the fingerprint of a chat request in which the text
 // of the last message, the user's, is brought into the form of Normalize;
@@ -52,35 +54,35 @@ func NormalizedFingerprint(body, options []byte) string {
 // Normalize gives the form that texts share which ask the same in nearly the
 // same words: without differences of case, white space, punctuation of
 // sentences, articles, politeness and, of words in lower case, the plural. ok is
-// false for code, mathematics and what has no words: there each sign matters.
+// false for code, mathematics, tasks with a text that is given along with them and
+// what has no words: there each sign matters.
 //
-// It is the canonical equality that finds duplicates among real questions with
-// 97 % precision, where similarity of words or embeddings errs in half of them.
 // Symbols stay, so that C++ is not C, and so do the capitals of single letters,
-// so that vitamin A is no article.
+// so that vitamin A is no article. What is quoted keeps its articles and plurals.
 func Normalize(text string) (normal string, ok bool) {
-	if isCode(text) {
+	text = strings.Map(plainQuote, strings.TrimSpace(text))
+	if isCode(text) || hasMaterial(text) {
 		return "", false
 	}
-	text = strings.Map(plainQuote, text)
-	words := strings.Fields(text)
-	english := isASCII(text)
-	kept := words[:0]
-	startsSentence := true
-	for _, written := range words {
-		word := trimSentence(written)
-		first := startsSentence
-		startsSentence = endsSentence(written)
-		if word == "" || english && (isArticle(word, first) || isPolite(strings.ToLower(word))) {
-			continue
-		}
-		kept = append(kept, word)
+	words := splitWords(text)
+	if slices.ContainsFunc(words, word.isAboutText) {
+		return "", false
 	}
-	for i, word := range kept {
-		if english && i > 0 && len(kept) >= minPlural && word[0] >= 'a' {
-			word = singular(word)
+	english := isASCII(text)
+	if english {
+		words = withoutArticles(slices.DeleteFunc(words, word.isPolite))
+	}
+	shouted := text == strings.ToUpper(text)
+	kept := make([]string, len(words))
+	for i, w := range words {
+		switch {
+		case !shouted && isAcronym[w.text]:
+			kept[i] = w.text
+		case english && i > 0 && len(words) >= minPlural && !w.quoted && w.text[0] >= 'a':
+			kept[i] = singular(w.lower)
+		default:
+			kept[i] = w.lower
 		}
-		kept[i] = strings.ToLower(word)
 	}
 	if english {
 		kept = withoutGreeting(kept)
@@ -93,7 +95,95 @@ func Normalize(text string) (normal string, ok bool) {
 // six to eight words that differ in it alone, one in eleven asks for two things.
 const minPlural = 9
 
-// isCode reports whether a text has signs of code or mathematics.
+// minThe is how many words a text must have, but articles, for "the" not to
+// matter: what the cloud is, and what a cloud is, are two questions.
+const minThe = 4
+
+// isAcronym are those that would be other words without their capitals.
+var isAcronym = map[string]bool{"US": true, "IT": true, "WHO": true}
+
+// hasMaterial finds what is given along with a task, behind a colon or a break of
+// lines, in a text without white space around it.
+func hasMaterial(text string) bool {
+	return strings.Contains(text, ": ") || strings.ContainsAny(text, "\n\r")
+}
+
+// aboutText are words of tasks with a text that is given along with them.
+var aboutText = wordSet("following below translate translation proofread grammar grammatical grammatically spell spelled " +
+	"spelling punctuation capitalize rewrite rephrase paraphrase summarize summarise sentence sentences paragraph passage " +
+	"passages phrase phrases word words letters plural singular rhyme rhymes")
+
+func wordSet(words string) map[string]bool {
+	set := map[string]bool{}
+	for w := range strings.FieldsSeq(words) {
+		set[w] = true
+	}
+	return set
+}
+
+// word is one of a text, without the punctuation around it.
+type word struct {
+	text   string // as it is written
+	lower  string
+	starts bool // a sentence
+	quoted bool // in double quotation marks
+}
+
+func splitWords(text string) []word {
+	fields := strings.Fields(text)
+	words := make([]word, 0, len(fields))
+	starts, quoted := true, false
+	for _, written := range fields {
+		marks := strings.Count(written, `"`)
+		if trimmed := trimSentence(written); trimmed != "" {
+			words = append(words, word{text: trimmed, lower: strings.ToLower(trimmed), starts: starts, quoted: quoted || marks > 0})
+		}
+		quoted = quoted != (marks%2 == 1)
+		starts = endsSentence(written)
+	}
+	return words
+}
+
+// isArticle takes a capital A for a name, but where a sentence begins.
+func (w word) isArticle() bool {
+	switch w.text {
+	case "a", "an":
+		return !w.quoted
+	case "A", "An":
+		return w.starts && !w.quoted
+	}
+	return w.isThe()
+}
+
+func (w word) isThe() bool {
+	return !w.quoted && (w.text == "the" || w.text == "The" || w.text == "THE")
+}
+
+func (w word) isPolite() bool {
+	switch w.lower {
+	case "please", "pls", "plz", "kindly":
+		return !w.quoted
+	}
+	return false
+}
+
+func (w word) isAboutText() bool { return aboutText[w.lower] }
+
+// withoutArticles drops the articles, but "the" where there are few other words.
+func withoutArticles(words []word) []word {
+	others := 0
+	for _, w := range words {
+		if !w.isArticle() {
+			others++
+		}
+	}
+	if others < minThe {
+		return slices.DeleteFunc(words, func(w word) bool { return w.isArticle() && !w.isThe() })
+	}
+	return slices.DeleteFunc(words, word.isArticle)
+}
+
+// isCode reports whether a text of one line has signs of code or mathematics.
 func isCode(text string) bool {
 	digits, operators := false, false
 	for i, r := range text {
@@ -104,11 +194,9 @@ func isCode(text string) bool {
 			return true
 		case strings.ContainsRune("+*/%", r), r == '-' && strings.HasPrefix(text[i+1:], " "), r == '-' && i > 0 && isDigit(text[i-1]):
 			operators = true
-		case r == '\n' && i+1 < len(text) && (text[i+1] == ' ' || text[i+1] == '\t'): // indented
-			return true
 		case r == '(' && i > 0 && isLetter(text[i-1]): // a call
 			return true
-		case r == ';' && (i+1 == len(text) || text[i+1] == '\n'):
+		case r == ';' && i+1 == len(text):
 			return true
 		}
 	}
@@ -149,25 +237,6 @@ func trimSentence(word string) string {
 func endsSentence(word string) bool {
 	word = strings.TrimRight(word, `"'`)
 	return word != "" && strings.IndexByte(".?!:", word[len(word)-1]) >= 0
-}
-
-// isArticle takes a capital A for a name, but where a sentence begins.
-func isArticle(word string, startsSentence bool) bool {
-	switch word {
-	case "a", "an", "the", "The", "THE":
-		return true
-	case "A", "An":
-		return startsSentence
-	}
-	return false
-}
-
-func isPolite(word string) bool {
-	switch word {
-	case "please", "pls", "plz", "kindly":
-		return true
-	}
-	return false
 }
 
 // withoutGreeting drops a greeting before and thanks behind a text.
