@@ -133,28 +133,20 @@ func (s *Leases) answer(m *nats.Msg) {
 // is this process's now; else somebody holds it, or held it a moment ago: see
 // Check. With an error none is taken.
 func (s *Leases) Take(ctx context.Context, keys []string) (taken []bool, err error) {
-	asked := make([]*jsx.Future, len(keys))
 	taken = make([]bool, len(keys))
+	asked, messages := make([]int, 0, len(keys)), make([]*nats.Msg, 0, len(keys))
 	for i, key := range keys {
-		if !s.reserve(key) {
-			continue
-		}
-		asked[i], err = s.put.Begin(s.message(key, 0))
-		if err != nil {
-			s.forget(key)
-			asked[i] = nil
-			break
+		if s.reserve(key) {
+			asked, messages = append(asked, i), append(messages, s.message(key, 0))
 		}
 	}
-	for i, future := range asked {
-		if future == nil {
-			continue
+	for n, o := range s.put.PublishAll(ctx, messages) {
+		i := asked[n]
+		s.decided(keys[i], o)
+		if o.Err != nil && !jsx.IsWrongLastSequence(o.Err) && !jsx.IsInFlight(o.Err) {
+			err = o.Err
 		}
-		if acked := s.await(ctx, keys[i], future); acked != nil && !jsx.IsWrongLastSequence(acked) && !jsx.IsInFlight(acked) {
-			err = acked
-		} else {
-			taken[i] = acked == nil
-		}
+		taken[i] = o.Err == nil
 	}
 	if err == nil {
 		return taken, nil
@@ -172,10 +164,21 @@ func (s *Leases) Take(ctx context.Context, keys []string) (taken []bool, err err
 
 // message takes or renews a lease whose last revision is the given one.
 func (s *Leases) message(key string, revision uint64) *nats.Msg {
-	return &nats.Msg{Subject: s.subject(key), Data: []byte(s.process), Header: nats.Header{
+	header := takeHeader
+	if revision != 0 {
+		header = leaseHeader(revision)
+	}
+	return &nats.Msg{Subject: s.subject(key), Data: []byte(s.process), Header: header}
+}
+
+// takeHeader is that of a lease which nobody has; messages share it.
+var takeHeader = leaseHeader(0)
+
+func leaseHeader(revision uint64) nats.Header {
+	return nats.Header{
 		jetstream.ExpectedLastSubjSeqHeader: []string{strconv.FormatUint(revision, 10)},
 		jetstream.MsgTTLHeader:              []string{leaseTTL.String()},
-	}}
+	}
 }
 
 // reserve notes that a lease is being taken: from then on this process answers
@@ -190,19 +193,17 @@ func (s *Leases) reserve(key string) bool {
 	return true
 }
 
-// await learns whether a reserved lease was granted; if not, it is forgotten.
-func (s *Leases) await(ctx context.Context, key string, asked *jsx.Future) error {
-	ack, err := asked.Wait(ctx)
-	if err != nil {
+// decided notes whether a reserved lease was granted; if not, it is forgotten.
+func (s *Leases) decided(key string, o jsx.Outcome) {
+	if o.Err != nil {
 		s.forget(key)
-		return err
+		return
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if h := s.held[key]; h != nil {
-		h.revision, h.renewed = ack.Sequence, time.Now()
+		h.revision, h.renewed = o.Ack.Sequence, time.Now()
 	}
-	return nil
 }
 
 func (s *Leases) forget(key string) {
@@ -254,12 +255,9 @@ func (s *Leases) TakeOver(ctx context.Context, key string, revision uint64) (boo
 	if !s.reserve(key) {
 		return false, nil
 	}
-	asked, err := s.put.Begin(s.message(key, revision))
-	if err != nil {
-		s.forget(key)
-		return false, fmt.Errorf("taking the lease %s over: %w", key, err)
-	}
-	err = s.await(ctx, key, asked)
+	o := s.put.PublishAll(ctx, []*nats.Msg{s.message(key, revision)})[0]
+	s.decided(key, o)
+	err := o.Err
 	switch {
 	case err == nil:
 		return true, nil
