@@ -100,29 +100,48 @@ func readRecord(m jsx.Stored) (Record, bool) {
 	return record, true
 }
 
-// marshalWith writes a value as JSON with the answer added as it is: providers
-// give valid JSON, and to look through it once more for each copy takes time.
+// marshalWith writes an object as JSON, one with members and none that is called
+// answer, and adds the answer as it is: providers give valid JSON, and to look
+// through it once more for each copy takes time.
 func marshalWith(v any, answer jsontext.Value) ([]byte, error) {
 	text, err := json.Marshal(v)
 	if err != nil {
 		return nil, err
 	}
-	return schemas.SetMember(text, "answer", answer), nil
+	whole := make([]byte, 0, len(text)+len(answerMember)+len(answer))
+	whole = append(append(whole, text[:len(text)-1]...), answerMember...)
+	return append(append(whole, answer...), '}'), nil
 }
+
+const answerMember = `,"answer":`
 
 // Create writes the record of a key unless it has one: then ErrRecorded. Other
 // errors leave the outcome unknown; the same Create may be tried again.
 func (a *Answers) Create(ctx context.Context, key string, record Record) error {
-	answer := record.Answer
-	record.Answer = nil
-	value, err := marshalWith(&record, answer)
-	if err != nil {
-		return fmt.Errorf("encoding the record of %s: %w", key, err)
+	return a.CreateAll(ctx, []string{key}, []Record{record})[0]
+}
+
+// CreateAll is Create for many keys, in one round trip.
+func (a *Answers) CreateAll(ctx context.Context, keys []string, records []Record) []error {
+	failed := make([]error, len(keys))
+	sent, messages := make([]int, 0, len(keys)), make([]*nats.Msg, 0, len(keys))
+	for i, key := range keys {
+		record := records[i]
+		record.Answer = nil
+		value, err := marshalWith(&record, records[i].Answer)
+		if err != nil {
+			failed[i] = fmt.Errorf("encoding the record of %s: %w", key, err)
+			continue
+		}
+		sent, messages = append(sent, i), append(messages, &nats.Msg{Subject: a.subject(key), Data: value, Header: createOnly})
 	}
-	written, err := a.put.Begin(&nats.Msg{Subject: a.subject(key), Data: value, Header: createOnly})
-	if err == nil {
-		_, err = written.Wait(ctx)
+	for n, o := range a.put.PublishAll(ctx, messages) {
+		failed[sent[n]] = recordError(keys[sent[n]], o.Err)
 	}
+	return failed
+}
+
+func recordError(key string, err error) error {
 	switch {
 	case err == nil, errors.Is(err, context.Canceled), errors.Is(err, context.DeadlineExceeded):
 		return err

@@ -49,13 +49,13 @@ type rounds struct{ d *deps }
 
 // Keep implements score.Answers.
 func (a rounds) Keep(ctx context.Context, r *stages.Request) error {
-	_, err := a.d.ledger.Record(ctx, r, generate.Record{
+	recorded := a.d.ledger.Record(ctx, []*stages.Request{r}, []generate.Record{{
 		Model: r.Selected.Model, Provider: r.Selected.Provider, Usage: r.Usage, Answer: r.Answer,
-	})
-	if errors.Is(err, generate.ErrRecorded) {
-		return nil
+	}})
+	if err := recorded[0].Err; !errors.Is(err, generate.ErrRecorded) {
+		return err
 	}
-	return err
+	return nil
 }
 
 // Find implements score.Answers.

@@ -59,23 +59,32 @@ func (l *ledger) Look(ctx context.Context, requests []*stages.Request) ([]genera
 	return past, nil
 }
 
-// Record implements generate.Ledger.
-func (l *ledger) Record(ctx context.Context, r *stages.Request, record generate.Record) (generate.Record, error) {
-	err := l.answers.Create(ctx, r.RecordKey(), kv.Record{
-		Call: record.Call, Model: record.Model, Provider: record.Provider, Calls: record.Calls,
-		Usage: record.Usage, CostUSD: record.CostUSD, Failed: record.Failed, Answer: record.Answer,
-	})
-	if !errors.Is(err, kv.ErrRecorded) {
-		return record, err
+// Record implements generate.Ledger: one round trip for all.
+func (l *ledger) Record(ctx context.Context, requests []*stages.Request, records []generate.Record) []generate.Recorded {
+	keys, proofs := make([]string, len(requests)), make([]kv.Record, len(requests))
+	for i, record := range records {
+		keys[i], proofs[i] = requests[i].RecordKey(), kv.Record{
+			Call: record.Call, Model: record.Model, Provider: record.Provider, Calls: record.Calls,
+			Usage: record.Usage, CostUSD: record.CostUSD, Failed: record.Failed, Answer: record.Answer,
+		}
 	}
-	first, found, err := l.answers.FindNow(ctx, r.RecordKey())
-	if err != nil {
-		return record, err
+	recorded := make([]generate.Recorded, len(requests))
+	for i, err := range l.answers.CreateAll(ctx, keys, proofs) {
+		if recorded[i].Err = err; errors.Is(err, kv.ErrRecorded) {
+			recorded[i] = l.first(ctx, keys[i], records[i].Call)
+		}
 	}
-	if !found || first.Call == record.Call { // ours, from an attempt whose outcome was unknown
-		return record, nil
+	return recorded
+}
+
+// first gives the record that another call made before, unless that is the call
+// itself, in an attempt whose outcome was unknown.
+func (l *ledger) first(ctx context.Context, key, call string) generate.Recorded {
+	first, found, err := l.answers.FindNow(ctx, key)
+	if err != nil || !found || first.Call == call {
+		return generate.Recorded{Err: err}
 	}
-	return fromRecord(first), generate.ErrRecorded
+	return generate.Recorded{Record: fromRecord(first), Err: generate.ErrRecorded}
 }
 
 func fromRecord(r kv.Record) generate.Record {

@@ -158,11 +158,11 @@ func (p past) Look(ctx context.Context, requests []*stages.Request) ([]generate.
 }
 
 // Record implements generate.Ledger.
-func (p past) Record(ctx context.Context, r *stages.Request, record generate.Record) (generate.Record, error) {
+func (p past) Record(ctx context.Context, requests []*stages.Request, records []generate.Record) []generate.Recorded {
 	if !p.d.replay.pays() {
-		return record, nil
+		return make([]generate.Recorded, len(records))
 	}
-	return p.d.ledger.Record(ctx, r, record)
+	return p.d.ledger.Record(ctx, requests, records)
 }
 
 // shared is the sharing of calls as generate sees it. Nobody works beside a

@@ -53,33 +53,48 @@ type attempt struct {
 	spent schemas.Spent // on calls that failed
 }
 
-// work gets a request its answer, records it and says what comes next. The
-// worker, which it may have already, is free as soon as the call has ended.
-func (s *Stage) work(ctx context.Context, f *flight, r *stages.Request, worker bool) stages.Verdict {
+// work gets the leader of a flight its answer and has that recorded, or ends the
+// flight. The worker, which it may have already, is free as soon as the call has
+// ended: kept tells that the caller still has it.
+func (s *Stage) work(ctx, call context.Context, f *flight, worker bool) (kept bool) {
+	r := f.leader.request
 	a := &attempt{Stage: s, flight: f, r: r, worker: worker, patience: time.Now().Add(maxPark), again: r.Retried}
-	defer a.dismiss()
-	route, err := s.deps.Router(r)
+	verdict, record := a.answer(call)
+	if record != nil {
+		s.recorder.add(&answered{context.WithoutCancel(ctx), f, r, *record})
+	} else {
+		a.dismiss()
+		s.end(ctx, f, verdict)
+	}
+	return a.worker
+}
+
+// answer gives the record of the answer, or what becomes of a request without one.
+func (a *attempt) answer(ctx context.Context) (verdict stages.Verdict, record *Record) {
+	r := a.r
+	route, err := a.deps.Router(r)
 	if err != nil {
-		return stages.Fail(err)
+		return stages.Fail(err), nil
 	}
 	a.left, a.tried = append([]Route{route}, route.Fallback...), slices.Clone(route.Passed)
 	ctx, cancel := untilDeadline(ctx, r)
 	defer cancel()
 	if ctx.Err() != nil { // cancelled while it waited for another
-		return a.ended(ctx, ctx.Err())
+		return a.ended(ctx, ctx.Err()), nil
 	}
 	r.Calls += triesBefore(r)
 	for {
 		verdict, ready := a.prepare(ctx)
 		if !ready {
-			return verdict
+			return verdict, nil
 		}
 		answer, err := a.run(ctx)
 		if err == nil {
-			return a.answered(ctx, answer)
+			return verdict, a.record(answer)
 		}
+		a.dismiss()
 		if verdict, over := a.failed(ctx, err); over {
-			return verdict
+			return verdict, nil
 		}
 	}
 }
@@ -222,19 +237,19 @@ func (a *attempt) late(route Route) bool {
 
 func (a *attempt) hire() {
 	if !a.worker {
-		a.slots <- struct{}{}
+		a.workers.hire()
 		a.worker = true
 	}
 }
 
 func (a *attempt) dismiss() {
 	if a.worker {
-		<-a.slots
 		a.worker = false
+		a.workers.relieve()
 	}
 }
 
-// run makes the call. Place and worker are free when it has ended.
+// run makes the call. The place is free when it has ended.
 func (a *attempt) run(ctx context.Context) (schemas.Answer, error) {
 	a.r.Calls++
 	if a.r.Stream && a.deps.Deltas != nil {
@@ -254,7 +269,6 @@ func (a *attempt) run(ctx context.Context) (schemas.Answer, error) {
 		outcome.Calls, outcome.AllTokens, outcome.Says = a.deps.Says(a.route)
 	}
 	a.place.Leave(outcome)
-	a.dismiss()
 	return answer, err
 }
 
@@ -290,13 +304,13 @@ func refusal(failure *schemas.CallError) bool {
 	return failure.Status == 429 || failure.Status == statusOverloaded
 }
 
-// answered records the answer and goes on with it.
-func (a *attempt) answered(ctx context.Context, answer schemas.Answer) stages.Verdict {
+// record is the proof of an answer.
+func (a *attempt) record(answer schemas.Answer) *Record {
 	a.r.Selected = schemas.Selected{Because: a.route.Because, Probability: a.route.Probability, Tried: a.tried}
-	return a.Stage.record(context.WithoutCancel(ctx), a.r, Record{
+	return &Record{
 		Call: a.call.ID, Model: a.route.Model, Provider: a.route.Provider, Calls: a.r.Calls,
 		Usage: answer.Usage, CostUSD: a.deps.Cost(a.route.Model, answer.Usage), Answer: answer.Body, Failed: a.spent,
-	})
+	}
 }
 
 // failed says what becomes of a request whose call brought no answer; over is

@@ -460,22 +460,23 @@ func (s *Stage) start(ctx context.Context, f *flight) {
 		return
 	}
 	if waiting != nil { // takes a worker once who goes ahead of it is there
-		s.crew.do(func() {
+		s.workers.apart(func() bool {
 			f.turn = s.followPrefix(call, r, prompt)
-			s.end(ctx, f, s.work(call, f, r, false))
+			return s.work(ctx, call, f, false)
 		})
 		return
 	}
 	if s.limited(r) { // takes a worker once it is granted its budget
-		s.crew.do(func() { s.end(ctx, f, s.work(call, f, r, false)) })
+		s.workers.apart(func() bool { return s.work(ctx, call, f, false) })
 		return
 	}
-	select {
-	case s.slots <- struct{}{}:
-		s.crew.do(func() { s.end(ctx, f, s.work(call, f, r, true)) })
-	case <-s.draining.Done():
-		s.end(ctx, f, handedBack)
-	}
+	s.workers.do(func(begin bool) bool {
+		if !begin || s.draining.Err() != nil {
+			s.end(ctx, f, handedBack)
+			return begin
+		}
+		return s.work(ctx, call, f, true)
+	})
 }
 
 // end decides the leader of a flight, and the followers with it: copies of the

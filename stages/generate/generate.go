@@ -3,7 +3,6 @@ package generate
 import (
 	"context"
 	"errors"
-	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -44,10 +43,16 @@ var ErrRecorded = errors.New("the request has a recorded answer")
 type Ledger interface {
 	// Look tells the past of each request, in a constant number of round trips.
 	Look(ctx context.Context, requests []*stages.Request) ([]Past, error)
-	// Record writes the proof before anything else is done with an answer.
-	// With ErrRecorded it gives the record that was there first. After other
-	// errors the outcome is unknown and Record may be called again.
-	Record(ctx context.Context, r *stages.Request, record Record) (Record, error)
+	// Record writes the proofs of requests, all at once, before anything else is
+	// done with their answers, and tells what became of each.
+	Record(ctx context.Context, requests []*stages.Request, records []Record) []Recorded
+}
+
+// Recorded is what became of a record. With ErrRecorded it is the one that was
+// there first; after other errors the outcome is unknown, and it may be written again.
+type Recorded struct {
+	Record Record
+	Err    error
 }
 
 // Route is the model that a request goes to.
@@ -121,15 +126,15 @@ type Called struct {
 // Stage calls the models: each request on its own, no more at a time than
 // there are workers. What is recorded is never paid again.
 type Stage struct {
-	deps  Deps
-	slots chan struct{}
+	deps     Deps
+	workers  *workers
+	recorder recorder
 
 	draining context.Context // ends when no more calls are to be begun
 	drain    context.CancelFunc
 
 	parked atomic.Int64 // requests that wait for budget, without a worker
 
-	crew    crew
 	parking *stages.Parking // of those that wait for equal ones
 
 	mu      sync.Mutex
@@ -143,17 +148,22 @@ func New(workers int, deps Deps) *Stage {
 		deps.Limits = limit.New(nil)
 	}
 	draining, drain := context.WithCancel(context.Background())
-	return &Stage{
+	s := &Stage{
 		draining: draining, drain: drain,
-		deps: deps, slots: make(chan struct{}, max(workers, 1)),
+		deps: deps, workers: newWorkers(draining, workers),
 		parking: stages.NewParking(MaxFollowers, MaxFollowerBytes),
 		flights: map[string]*flight{}, calls: map[string]*flight{},
 	}
+	s.recorder = recorder{ledger: deps.Ledger, crew: &s.workers.crew, done: s.recorded}
+	return s
 }
 
 // Drain has calls that have begun end, and gives back what has not begun, for
 // other processes to take. A request that comes after it is given back too.
-func (s *Stage) Drain() { s.drain() }
+func (s *Stage) Drain() {
+	s.drain()
+	s.workers.clear()
+}
 
 // handedBack is what becomes of a request whose call a draining process does not begin.
 var handedBack = stages.Wait(time.Millisecond)
@@ -195,7 +205,7 @@ func (s *Stage) decidePast(ctx context.Context, r *stages.Request, past Past, de
 }
 
 // Idle reports whether a worker has nothing to do.
-func (s *Stage) Idle() bool { return len(s.slots) < cap(s.slots) }
+func (s *Stage) Idle() bool { return s.workers.idle() }
 
 // prepare sets the parameters that the product chooses, beside those that the
 // budget has set.
@@ -236,33 +246,6 @@ func (s *Stage) call(ctx context.Context, r *stages.Request, route Route, call s
 		s.deps.Called(Called{Request: r, Route: route, Took: took, First: first, Answer: answer, Err: err})
 	}
 	return answer, took, err
-}
-
-// record makes the answer safe before anything else is done with it.
-func (s *Stage) record(ctx context.Context, r *stages.Request, record Record) stages.Verdict {
-	for wait := 50 * time.Millisecond; ; wait = min(2*wait, 2*time.Second) {
-		kept, err := s.deps.Ledger.Record(ctx, r, record)
-		if err == nil || errors.Is(err, ErrRecorded) {
-			s.settle(ctx, r, record)
-		}
-		if err == nil {
-			key := flightKey(r)
-			if s.deps.Answered != nil {
-				s.deps.Answered(r, record, func() { s.lapse(key) })
-			} else {
-				s.lapse(key)
-			}
-			use(r, record)
-			return stages.Continue()
-		}
-		if errors.Is(err, ErrRecorded) {
-			s.lapse(flightKey(r))
-			use(r, kept)
-			return stages.Continue()
-		}
-		slog.Warn("recording an answer failed, trying again", "error", err)
-		time.Sleep(wait) //nolint:forbidigo // the answer is paid for: nothing ends the attempts to keep it
-	}
 }
 
 func wasCancelled() error {

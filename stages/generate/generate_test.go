@@ -41,18 +41,26 @@ func (l *ledger) Look(_ context.Context, requests []*stages.Request) ([]generate
 	return past, nil
 }
 
-func (l *ledger) Record(_ context.Context, r *stages.Request, record generate.Record) (generate.Record, error) {
+func (l *ledger) Record(_ context.Context, requests []*stages.Request, records []generate.Record) []generate.Recorded {
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	recorded := make([]generate.Recorded, len(requests))
+	for i, r := range requests {
+		recorded[i] = l.record(r, records[i])
+	}
+	return recorded
+}
+
+func (l *ledger) record(r *stages.Request, record generate.Record) generate.Recorded {
 	if l.failing > 0 {
 		l.failing--
-		return record, errors.New("no server")
+		return generate.Recorded{Err: errors.New("no server")}
 	}
 	if first, ok := l.records[r.RecordKey()]; ok {
-		return first, generate.ErrRecorded
+		return generate.Recorded{Record: first, Err: generate.ErrRecorded}
 	}
 	l.records[r.RecordKey()] = record
-	return record, nil
+	return generate.Recorded{Record: record}
 }
 
 // caller answers as told and counts the calls.
