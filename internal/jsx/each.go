@@ -31,7 +31,7 @@ func Each(ctx context.Context, js jetstream.JetStream, stream string, cfg jetstr
 		return err
 	}
 	defer messages.Stop()
-	for last := uint64(0); left > 0 && ctx.Err() == nil; {
+	for last := (*jetstream.MsgMetadata)(nil); left > 0 && ctx.Err() == nil; {
 		m, err := within(ctx, messages)
 		if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
 			over, err := nothingLeft(ctx, consumer, last)
@@ -51,7 +51,7 @@ func Each(ctx context.Context, js jetstream.JetStream, stream string, cfg jetstr
 		if err != nil || !more || meta.NumPending == 0 {
 			return err
 		}
-		last = meta.Sequence.Consumer
+		last = meta
 		left--
 	}
 	return ctx.Err()
@@ -63,9 +63,9 @@ func within(ctx context.Context, messages jetstream.MessagesContext) (jetstream.
 	return messages.Next(jetstream.NextContext(ctx))
 }
 
-// nothingLeft reports that a consumer has no more to deliver than what came, of
-// which the last had the consumer sequence last.
-func nothingLeft(ctx context.Context, consumer jetstream.Consumer, last uint64) (bool, error) {
+// nothingLeft reports that a consumer has no more to deliver than what came, the
+// last of which says last of itself; nil is that none came.
+func nothingLeft(ctx context.Context, consumer jetstream.Consumer, last *jetstream.MsgMetadata) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, 5*eachIdle)
 	defer cancel()
 	info, err := consumer.Info(ctx)
@@ -75,5 +75,6 @@ func nothingLeft(ctx context.Context, consumer jetstream.Consumer, last uint64) 
 	if err != nil {
 		return false, err
 	}
-	return info.NumPending == 0 && (info.Delivered.Consumer == 0 || info.Delivered.Consumer == last), nil
+	came := info.Delivered.Consumer == 0 || last != nil && last.Consumer == info.Name && last.Sequence.Consumer == info.Delivered.Consumer
+	return info.NumPending == 0 && came, nil
 }

@@ -47,7 +47,7 @@ func Watch(ctx context.Context, js jetstream.JetStream, cfg WatchConfig) (stop f
 		cfg.Filter = ">"
 	}
 	prefix := "$KV." + cfg.Bucket + "."
-	consumer, err := js.OrderedConsumer(ctx, "KV_"+cfg.Bucket, jetstream.OrderedConsumerConfig{
+	consumer, err := orderedConsumer(ctx, js, "KV_"+cfg.Bucket, jetstream.OrderedConsumerConfig{
 		FilterSubjects: []string{prefix + cfg.Filter},
 		DeliverPolicy:  jetstream.DeliverLastPerSubjectPolicy,
 		HeadersOnly:    cfg.HeadersOnly,
@@ -73,12 +73,24 @@ func Watch(ctx context.Context, js jetstream.JetStream, cfg WatchConfig) (stop f
 		consuming.Stop()
 		<-consuming.Closed()
 	})
-	select {
-	case <-w.ready:
-		return stop, nil
-	case <-ctx.Done():
+	if err := w.awaitReady(ctx, consumer); err != nil {
 		stop()
-		return nil, fmt.Errorf("watching bucket %s: %w", cfg.Bucket, ctx.Err())
+		return nil, fmt.Errorf("watching bucket %s: %w", cfg.Bucket, err)
+	}
+	return stop, nil
+}
+
+// orderedTries bounds the tries to begin; each waits five seconds for an answer.
+const orderedTries = 5
+
+// orderedConsumer tries again where the server does not answer in time: a
+// request to one that dies has no answer, also when another is there at once.
+func orderedConsumer(ctx context.Context, js jetstream.JetStream, stream string, cfg jetstream.OrderedConsumerConfig) (jetstream.Consumer, error) {
+	for tries := 1; ; tries++ {
+		consumer, err := js.OrderedConsumer(ctx, stream, cfg)
+		if err == nil || tries == orderedTries || ctx.Err() != nil || !errors.Is(err, context.DeadlineExceeded) {
+			return consumer, err
+		}
 	}
 }
 
@@ -87,6 +99,34 @@ type watch struct {
 	prefix string
 	once   sync.Once
 	ready  chan struct{}
+
+	mu   sync.Mutex // held in the callbacks Apply and Ready
+	last *jetstream.MsgMetadata
+}
+
+// awaitReady waits until the present state has been applied. An entry that went
+// before it was sent (it expired, or was deleted) is not waited for: then no
+// message says that it is the last.
+func (w *watch) awaitReady(ctx context.Context, consumer jetstream.Consumer) error {
+	idle := time.NewTicker(eachIdle)
+	defer idle.Stop()
+	for {
+		select {
+		case <-w.ready:
+			return nil
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-idle.C:
+			w.mu.Lock()
+			last := w.last
+			w.mu.Unlock()
+			if over, err := nothingLeft(ctx, consumer, last); over && err == nil { // else the consumer goes on trying
+				w.mu.Lock()
+				w.becomeReady()
+				w.mu.Unlock()
+			}
+		}
+	}
 }
 
 func (w *watch) becomeReady() {
@@ -105,6 +145,9 @@ func (w *watch) apply(m jetstream.Msg) {
 		return
 	}
 	header := m.Headers()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.last = meta
 	w.cfg.Apply(Entry{
 		Key:      strings.TrimPrefix(m.Subject(), w.prefix),
 		Value:    m.Data(),
