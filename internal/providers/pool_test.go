@@ -185,3 +185,13 @@ func TestUntrustedCertificate(t *testing.T) {
 	require.Contains(t, e.Message, "certificate")
 	require.Equal(t, schemas.CodeProviderUnavailable, e.Code)
 }
+
+func TestConnectionsHaveTheBuffersThatAreSet(t *testing.T) {
+	for size, want := range map[int]int{0: providers.DefaultBufferSize, 4 << 10: 4 << 10, 64 << 10: 64 << 10} {
+		p, err := providers.New(providers.Config{Kind: providers.KindOpenAI, BaseURL: "http://127.0.0.1:1", BufferSize: size})
+		require.NoError(t, err)
+		require.Equal(t, want, providers.TransportOf(p).WriteBufferSize)
+		require.Equal(t, want/2, providers.TransportOf(p).ReadBufferSize)
+		require.NoError(t, p.Close())
+	}
+}

@@ -72,3 +72,15 @@ func TestMemoryIsTightPastTheThreshold(t *testing.T) {
 	require.Equal(t, 1, sheds, "at most once a second")
 	runtime.KeepAlive(held)
 }
+
+// There are many connections: a buffer of 1 MB for files is one of 16 KB for each.
+func TestConnectionsHaveASmallShareOfABuffer(t *testing.T) {
+	for _, test := range []struct{ size, connection units.Bytes }{
+		{4 * units.KB, 4 * units.KB}, {units.MB, 16 * units.KB}, {2 * units.MB, 32 * units.KB}, {64 * units.MB, 64 * units.KB},
+	} {
+		c := DefaultConfig()
+		c.BufferSize = test.size
+		require.NoError(t, c.Validate())
+		require.EqualValues(t, test.connection, c.ConnectionBuffer(), "%v", test.size)
+	}
+}
