@@ -28,6 +28,11 @@ func TestLinksAreInStepAsEntriesAre(t *testing.T) {
 	e, err := store.Resolve(t.Context(), "acme.n-k")
 	require.NoError(t, err)
 	require.Equal(t, "acme.k", e.Key)
+	for key, has := range map[string]bool{"acme.n-k": true, "acme.k": true, "acme.none": false, "acme.*": false, "*.*": false, ">": false, "acme.k.x": false, "acme. ": false} {
+		have, err := store.Has(t.Context(), key)
+		require.NoError(t, err)
+		require.Equal(t, has, have, key)
+	}
 	require.NoError(t, store.Purge(t.Context(), "acme.n-k"))
 	eventually(t, "a purge reaches all", func() bool { return !one.has("acme.n-k") && !two.has("acme.n-k") })
 	require.True(t, one.has("acme.k"), "what it stood for is there")

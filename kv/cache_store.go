@@ -72,18 +72,14 @@ func (s *CacheStore) Each(ctx context.Context, tenant string, f func(StoredEntry
 
 func (s *CacheStore) entry(subject string, header nats.Header, data []byte, stored time.Time) (StoredEntry, bool) {
 	e := StoredEntry{Key: strings.TrimPrefix(subject, s.subject("")), Stored: stored, Bytes: len(data)}
-	gone := header.Get("KV-Operation") != "" || header.Get("Nats-Marker-Reason") != ""
-	return e, !gone && json.Unmarshal(data, &e.Entry) == nil && e.whole(e.Key) && !e.Passing
+	return e, !removed(header) && json.Unmarshal(data, &e.Entry) == nil && e.whole(e.Key) && !e.Passing
 }
 
 // Get gives the entry of a key (tenant.fingerprint), or ErrNoEntry.
 func (s *CacheStore) Get(ctx context.Context, key string) (StoredEntry, error) {
-	m, err := s.stream.GetLastMsgForSubject(ctx, s.subject(key))
-	if errors.Is(err, jetstream.ErrMsgNotFound) {
-		return StoredEntry{}, fmt.Errorf("%.200q: %w", key, ErrNoEntry)
-	}
+	m, err := s.last(ctx, key)
 	if err != nil {
-		return StoredEntry{}, fmt.Errorf("reading entry %.200q: %w", key, err)
+		return StoredEntry{}, err
 	}
 	e, ok := s.entry(m.Subject, m.Header, m.Data, m.Time)
 	if !ok {
@@ -101,7 +97,37 @@ func (s *CacheStore) Resolve(ctx context.Context, key string) (StoredEntry, erro
 	return s.Get(ctx, e.Of)
 }
 
-// Purge removes a key in all replicas.
+// last reads what the bucket holds of a key, whatever it is like; what was
+// removed is no entry. A key with a wildcard is none, whatever it would find.
+func (s *CacheStore) last(ctx context.Context, key string) (*jetstream.RawStreamMsg, error) {
+	scope, name, two := strings.Cut(key, ".")
+	if !two || scope == "" || name == "" || strings.ContainsAny(scope+name, ".*> \t\r\n") {
+		return nil, fmt.Errorf("%.200q: %w", key, ErrNoEntry)
+	}
+	m, err := s.stream.GetLastMsgForSubject(ctx, s.subject(key))
+	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && removed(m.Header) {
+		return nil, fmt.Errorf("%.200q: %w", key, ErrNoEntry)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("reading entry %.200q: %w", key, err)
+	}
+	return m, nil
+}
+
+func removed(header nats.Header) bool {
+	return header.Get("KV-Operation") != "" || header.Get("Nats-Marker-Reason") != ""
+}
+
+// Has reports whether there is something under a key, also if it cannot be read.
+func (s *CacheStore) Has(ctx context.Context, key string) (bool, error) {
+	_, err := s.last(ctx, key)
+	if errors.Is(err, ErrNoEntry) {
+		return false, nil
+	}
+	return err == nil, err
+}
+
+// Purge removes a key that there is (Has) in all replicas.
 func (s *CacheStore) Purge(ctx context.Context, key string) error {
 	if _, err := s.js.PublishMsg(ctx, deletion(s.subject(key))); err != nil {
 		return fmt.Errorf("removing entry %.200q: %w", key, err)

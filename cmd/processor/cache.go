@@ -332,6 +332,9 @@ func (c *cachePurgeCmd) Run(a *app) error {
 	if (len(c.Key) == 0) != c.All {
 		return wrongUse(errors.New("name keys or give --all, one of the two"), "processor cache purge KEY, or processor cache purge --all --older 24h")
 	}
+	if !c.All && (c.Model != "" || c.Older != "") {
+		return wrongUse(errors.New("--model and --older choose among all entries, not among keys"), "processor cache purge --all --older 24h")
+	}
 	match, err := c.match()
 	if err != nil {
 		return err
@@ -341,13 +344,9 @@ func (c *cachePurgeCmd) Run(a *app) error {
 		return err
 	}
 	defer closeServer()
-	var keys []string
-	for _, key := range c.Key {
-		key = c.key(key)
-		if e, err := store.Get(a.ctx, key); err == nil && e.Of != "" {
-			keys = append(keys, e.Of) // with the key, the answer that it stands for
-		}
-		keys = append(keys, key)
+	keys, err := c.named(a.ctx, store)
+	if err != nil {
+		return err
 	}
 	if c.All {
 		if err := store.Each(a.ctx, c.scope(), func(e kv.StoredEntry) error {
@@ -369,4 +368,25 @@ func (c *cachePurgeCmd) Run(a *app) error {
 	}
 	fmt.Fprintf(a.stdout, "purged %s\n", plural(len(keys), "entry"))
 	return nil
+}
+
+// named gives the keys that were named and are there, each once, and with a
+// normalized key the answer that it stands for.
+func (c *cachePurgeCmd) named(ctx context.Context, store *kv.CacheStore) (keys []string, err error) {
+	for _, key := range c.Key {
+		named := []string{c.key(key)}
+		if e, err := store.Get(ctx, named[0]); err == nil && e.Of != "" {
+			named = append(named, e.Of)
+		}
+		for _, key := range named {
+			has, err := store.Has(ctx, key)
+			if err != nil {
+				return nil, err
+			}
+			if has && !slices.Contains(keys, key) {
+				keys = append(keys, key)
+			}
+		}
+	}
+	return keys, nil
 }
