@@ -27,8 +27,12 @@ type cacheCmd struct {
 	Optimize cacheOptimizeCmd `cmd:"" help:"Compare the strategies and sizes on the archived requests of a tenant, and choose."`
 }
 
-// openCache connects to the bucket. close ends the connection.
-func openCache(a *app) (store *kv.CacheStore, js jetstream.JetStream, cfg config.Config, closeServer func(), err error) {
+// openCache connects to the bucket, for work on the entries of a tenant. close
+// ends the connection.
+func openCache(a *app, tenant string) (store *kv.CacheStore, js jetstream.JetStream, cfg config.Config, closeServer func(), err error) {
+	if err = validTenant(tenant); err != nil {
+		return nil, nil, cfg, nil, err
+	}
 	if cfg, err = a.load(); err != nil {
 		return nil, nil, cfg, nil, err
 	}
@@ -130,7 +134,7 @@ type cacheTopRow struct {
 
 // Run prints what the cache holds for a tenant.
 func (c *cacheStatsCmd) Run(a *app) error {
-	store, js, cfg, closeServer, err := openCache(a)
+	store, js, cfg, closeServer, err := openCache(a, c.Tenant)
 	if err != nil {
 		return err
 	}
@@ -300,7 +304,7 @@ type cacheGetCmd struct {
 
 // Run prints an entry.
 func (c *cacheGetCmd) Run(a *app) error {
-	store, _, _, closeServer, err := openCache(a)
+	store, _, _, closeServer, err := openCache(a, c.Tenant)
 	if err != nil {
 		return err
 	}
@@ -339,7 +343,7 @@ func (c *cachePurgeCmd) Run(a *app) error {
 	if err != nil {
 		return err
 	}
-	store, _, _, closeServer, err := openCache(a)
+	store, _, _, closeServer, err := openCache(a, c.Tenant)
 	if err != nil {
 		return err
 	}

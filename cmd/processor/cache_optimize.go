@@ -70,7 +70,7 @@ func (c *cacheOptimizeCmd) Run(a *app) error {
 	if c.Apply && c.Reset {
 		return wrongUse(errors.New("--apply and --reset say the opposite"), "processor cache optimize --apply")
 	}
-	store, js, cfg, closeServer, err := openCache(a)
+	store, js, cfg, closeServer, err := openCache(a, c.Tenant)
 	if err != nil {
 		return err
 	}
