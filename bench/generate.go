@@ -34,6 +34,7 @@ import (
 type generateBench struct {
 	pipelineBench
 	seconds float64
+	least   bool
 }
 
 func runGenerate(ctx context.Context, out io.Writer, args []string) error {
@@ -45,6 +46,7 @@ func runGenerate(ctx context.Context, out io.Writer, args []string) error {
 	requests := flags.Int("requests", 20_000, "requests of a turn of rate")
 	together := flags.Int("together", config.Default().Batch.MaxBatchSize, "requests of a tenant that share a hand-off in rate")
 	flags.BoolVar(&b.cpu, "cpu", false, "print the processor time that rate takes of each process, in microseconds a request")
+	flags.BoolVar(&b.least, "least", false, "measure beside rate the least that a stage can be: the same messages to and from JetStream, and nothing else")
 	if err := flags.Parse(args); err != nil {
 		return err
 	}
@@ -141,7 +143,12 @@ func (b *generateBench) rate(ctx context.Context, turns, requests, together int)
 		through := float64(requests) / m.took.Seconds()
 		ratios = append(ratios, through/direct)
 		if b.cpu {
-			fmt.Fprintf(b.out, "by the stage: processor %s, server %s, upstream %s\n", each(m.cpu[0], requests), each(m.cpu[1], requests), each(m.cpu[2], requests))
+			fmt.Fprintf(b.out, "by the stage: processor %s\n", m.each(requests))
+		}
+		if b.least {
+			if err := b.compareLeast(ctx, requests, together, callers, direct); err != nil {
+				return err
+			}
 		}
 		fmt.Fprintf(b.out, "| %d | %.0f | %.0f | %.2f |\n", turn+1, direct, through, through/direct)
 	}
@@ -211,6 +218,11 @@ type measured struct {
 	cpu      [3]time.Duration // that processor, server and upstream used in that time
 }
 
+// each is the processor time a request.
+func (m *measured) each(requests int) string {
+	return fmt.Sprintf("%s, server %s, upstream %s", each(m.cpu[0], requests), each(m.cpu[1], requests), each(m.cpu[2], requests))
+}
+
 // rate is of answered calls a second, once it has settled.
 func (m *measured) rate() float64 {
 	return float64(m.to.Answered-m.from.Answered) / m.between.Seconds()
@@ -223,41 +235,49 @@ func (m *measured) refused() float64 {
 
 // run has a processor work off so many requests, some of which share a hand-off.
 func (b *generateBench) run(ctx context.Context, requests, together, workers, connections int, role string) (m *measured, err error) {
-	s := new(setting)
+	s, err := b.waiting(ctx, requests, together, workers, connections, role)
 	defer s.close()
+	if err != nil {
+		return nil, err
+	}
 	defer func() {
 		if err != nil && s.log.Len() > 0 {
 			err = fmt.Errorf("%w\n%s", err, s.log.String())
 		}
 	}()
-	if s.nats, err = b.server(ctx); err != nil {
-		return nil, err
-	}
-	if s.upstream, err = proc.Start(ctx, role); err != nil {
-		return nil, err
-	}
-	if s.nc, err = nats.Connect(s.nats.URL); err != nil {
-		return nil, err
-	}
-	if s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(1024)); err != nil {
-		return nil, err
-	}
-	file := filepath.Join(b.dir, "generate.yaml")
-	text := fmt.Sprintf("nats: {url: %q}\nhttp: {addr: \"127.0.0.1:0\"}\nstreams: {archive: {enabled: false}}\npipeline: {workers: {generate: %d}}\nproviders: [{name: fake, kind: openai, base_url: %q, api_key: none, max_connections: %d}]\n",
-		s.nats.URL, workers, s.upstream.URL+"/v1", connections)
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		return nil, err
-	}
-	if out, err := proc.Run(ctx, b.program, "provision", "--config", file); err != nil {
-		return nil, fmt.Errorf("provisioning: %w\n%s", err, out)
-	}
-	if err := handOff(s.js, requests, together); err != nil {
-		return nil, err
-	}
-	if s.processor, err = proc.Command(ctx, &s.log, b.program, "run", "--config", file, "--stages", stages.Generate); err != nil {
+	if s.processor, err = proc.Command(ctx, &s.log, b.program, "run", "--config", b.configuration(), "--stages", stages.Generate); err != nil {
 		return nil, err
 	}
 	return s.watch(ctx, requests)
+}
+
+func (b *generateBench) configuration() string { return filepath.Join(b.dir, "generate.yaml") }
+
+// waiting starts a server and an upstream, and puts requests before generate. The
+// setting must be closed, also after an error.
+func (b *generateBench) waiting(ctx context.Context, requests, together, workers, connections int, role string) (s *setting, err error) {
+	s = new(setting)
+	if s.nats, err = b.server(ctx); err != nil {
+		return s, err
+	}
+	if s.upstream, err = proc.Start(ctx, role); err != nil {
+		return s, err
+	}
+	if s.nc, err = nats.Connect(s.nats.URL); err != nil {
+		return s, err
+	}
+	if s.js, err = jetstream.New(s.nc, jetstream.WithPublishAsyncMaxPending(1024)); err != nil {
+		return s, err
+	}
+	text := fmt.Sprintf("nats: {url: %q}\nhttp: {addr: \"127.0.0.1:0\"}\nstreams: {archive: {enabled: false}}\npipeline: {workers: {generate: %d}}\nproviders: [{name: fake, kind: openai, base_url: %q, api_key: none, max_connections: %d}]\n",
+		s.nats.URL, workers, s.upstream.URL+"/v1", connections)
+	if err := os.WriteFile(b.configuration(), []byte(text), 0o600); err != nil {
+		return s, err
+	}
+	if out, err := proc.Run(ctx, b.program, "provision", "--config", b.configuration()); err != nil {
+		return s, fmt.Errorf("provisioning: %w\n%s", err, out)
+	}
+	return s, handOff(s.js, requests, together)
 }
 
 // handOff puts requests into the stream of generate, as the batch stage does
@@ -291,6 +311,10 @@ func handOff(js jetstream.JetStream, requests, together int) error {
 	return nil
 }
 
+// watchEvery is how often a run is looked at: each look takes time of the server
+// and the upstream, which are measured.
+const watchEvery = 25 * time.Millisecond
+
 // watch follows a run until all is handed on.
 func (s *setting) watch(ctx context.Context, requests int) (*measured, error) {
 	ctx, cancel := context.WithTimeout(ctx, 4*time.Minute)
@@ -302,7 +326,7 @@ func (s *setting) watch(ctx context.Context, requests int) (*measured, error) {
 	var m measured
 	var begin, fromAt time.Time
 	var cpu [3]time.Duration
-	tick := time.NewTicker(10 * time.Millisecond)
+	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for {
 		stats, err := s.upstreamStats(ctx)
@@ -338,9 +362,13 @@ func (s *setting) watch(ctx context.Context, requests int) (*measured, error) {
 	}
 }
 
-// cpu is the processor time that processor, server and upstream have used so far.
+// cpu is the processor time that processor (where there is one), server and upstream have used so far.
 func (s *setting) cpu() [3]time.Duration {
-	return [3]time.Duration{cpuOf(s.processor), cpuOf(s.nats), cpuOf(s.upstream)}
+	used := [3]time.Duration{1: cpuOf(s.nats), 2: cpuOf(s.upstream)}
+	if s.processor != nil {
+		used[0] = cpuOf(s.processor)
+	}
+	return used
 }
 
 // upstreamStats asks the upstream for its figures.
