@@ -132,8 +132,10 @@ func (p *testPipeline) await(id string) answer {
 // hold has an upstream keep its answer back until ready, so that a test need not
 // guess how long requests take to come together.
 func (p *testPipeline) hold(ready func() bool) {
+	tick := time.NewTicker(time.Millisecond)
+	defer tick.Stop()
 	for until := time.Now().Add(time.Minute); !ready() && time.Now().Before(until); {
-		time.Sleep(time.Millisecond)
+		<-tick.C
 	}
 }
 
