@@ -23,17 +23,27 @@ import (
 // hand-off and an acknowledgement. It knows one model and no failure, looks for
 // nothing that was there before and keeps no figures.
 type least struct {
-	stores   bool // leases and records
+	keeps    keeping
+	nc       *nats.Conn
 	put      *jsx.Publisher
 	provider providers.Provider
 	names    streams.Names
 	calls    chan leastCall
 	called   chan *leastMessage
 	room     chan struct{} // holds one a message that is worked
-	left     atomic.Int64  // requests
+	open     atomic.Int64  // requests
 	failed   chan error
 	over     chan struct{}
 }
+
+// keeping is what is done with leases and records.
+type keeping int
+
+const (
+	acknowledged keeping = iota
+	unheard              // stored, and nobody waits until they are
+	left                 // left out
+)
 
 // leastMessage is a message with requests.
 type leastMessage struct {
@@ -51,8 +61,8 @@ type leastCall struct {
 // leastMessages is how many messages are worked at a time.
 const leastMessages = 30
 
-// runLeast works off what waits for generate, with leases and records or without.
-func runLeast(ctx context.Context, s *setting, callers, requests int, stores bool) error {
+// runLeast works off what waits for generate.
+func runLeast(ctx context.Context, s *setting, callers, requests int, keeps keeping) error {
 	p, err := providers.New(providers.Config{Kind: providers.KindOpenAI, BaseURL: s.upstream.URL + "/v1", APIKey: "none", MaxConnections: callers})
 	if err != nil {
 		return err
@@ -69,10 +79,10 @@ func runLeast(ctx context.Context, s *setting, callers, requests int, stores boo
 	}
 	defer put.Close()
 	l := &least{
-		stores: stores, put: put, provider: p, names: streams.Names{Prefix: "llm"}, failed: make(chan error, 1), over: make(chan struct{}),
+		keeps: keeps, nc: nc, put: put, provider: p, names: streams.Names{Prefix: "llm"}, failed: make(chan error, 1), over: make(chan struct{}),
 		calls: make(chan leastCall, requests), called: make(chan *leastMessage, requests), room: make(chan struct{}, leastMessages),
 	}
-	l.left.Store(int64(requests))
+	l.open.Store(int64(requests))
 	for range callers {
 		go l.makeCalls(ctx)
 	}
@@ -169,13 +179,19 @@ func (l *least) take(msg jetstream.Msg) {
 	}
 }
 
-// store publishes a lease or a record, where there are any.
+// store publishes a lease or a record, as these are kept.
 func (l *least) store(m *nats.Msg, then func()) {
-	if !l.stores {
-		then()
+	switch l.keeps {
+	case acknowledged:
+		l.publish(m, then)
 		return
+	case unheard:
+		if err := l.nc.PublishMsg(m); err != nil {
+			l.fail(err)
+		}
+	case left:
 	}
-	l.publish(m, then)
+	then()
 }
 
 var (
@@ -221,20 +237,24 @@ func (l *least) handOn() {
 				l.fail(err)
 			}
 			<-l.room
-			if l.left.Add(-int64(len(m.requests))) == 0 {
+			if l.open.Add(-int64(len(m.requests))) == 0 {
 				close(l.over)
 			}
 		})
 	}
 }
 
-// compareLeast measures the least with and without what it stores of each request.
+// compareLeast measures the least, and what it would be with less.
 func (b *generateBench) compareLeast(ctx context.Context, requests, together, callers int, direct float64) error {
 	for _, c := range []struct {
-		name   string
-		stores bool
-	}{{"the least that a stage can be", true}, {"the same without leases and records", false}} {
-		m, err := b.leastOf(ctx, requests, together, callers, c.stores)
+		name  string
+		keeps keeping
+	}{
+		{"the least that a stage can be", acknowledged},
+		{"the same with leases and records that nobody waits for", unheard},
+		{"the same without leases and records", left},
+	} {
+		m, err := b.leastOf(ctx, requests, together, callers, c.keeps)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.name, err)
 		}
@@ -245,7 +265,7 @@ func (b *generateBench) compareLeast(ctx context.Context, requests, together, ca
 }
 
 // leastOf measures the least in the place of a processor.
-func (b *generateBench) leastOf(ctx context.Context, requests, together, callers int, stores bool) (*measured, error) {
+func (b *generateBench) leastOf(ctx context.Context, requests, together, callers int, keeps keeping) (*measured, error) {
 	s, err := b.waiting(ctx, requests, together, callers, callers, "upstream 0s count")
 	defer s.close()
 	if err != nil {
@@ -255,7 +275,7 @@ func (b *generateBench) leastOf(ctx context.Context, requests, together, callers
 	defer cancel()
 	var m measured
 	before, own, begin := s.cpu(), ownTime(), time.Now()
-	if err := runLeast(ctx, s, callers, requests, stores); err != nil {
+	if err := runLeast(ctx, s, callers, requests, keeps); err != nil {
 		return nil, errors.Join(err, s.nc.LastError())
 	}
 	m.took = time.Since(begin)
