@@ -1,6 +1,7 @@
 package main
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"os"
@@ -10,9 +11,11 @@ import (
 
 	"github.com/alecthomas/kong"
 	"github.com/nats-io/nats.go"
+	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/internal/tokens"
+	"github.com/adpa/processor/streams"
 )
 
 // replayCmd evaluates a change on recorded traffic.
@@ -75,8 +78,8 @@ type replayRunCmd struct {
 // Help is shown by --help.
 func (*replayRunCmd) Help() string {
 	return "Requests are read from the archive and run through the candidate's stages on a server inside this process, which nobody else can reach: " +
-		"the deployment's streams, buckets and budgets stay as they are. A run that was cut off goes on when the same command is given again, " +
-		"without paying again. docs/evaluation.md explains the report."
+		"the deployment's streams, buckets and budgets stay as they are. A run that was cut off goes on where it was when the same command is given again: " +
+		"what it did is neither worked nor paid again. docs/evaluation.md explains the report."
 }
 
 // Run replays, compares and reports.
@@ -153,7 +156,7 @@ func (c *replayRunCmd) open(a *app) (opened *replayJob, err error) {
 		if job.nc, err = a.connect(job.live); err != nil {
 			return nil, err
 		}
-		where = job.nc.ConnectedUrl() + "/" + job.live.NATS.Prefix
+		where = deployment(a.ctx, job.nc, job.live.NATS.Prefix)
 	}
 	shown, err := shownAll(job.candidate, job.baseline)
 	if err != nil {
@@ -166,6 +169,20 @@ func (c *replayRunCmd) open(a *app) (opened *replayJob, err error) {
 	}
 	job.state, err = openReplay(c.State, parts...)
 	return job, err
+}
+
+// deployment names the deployment whose traffic is replayed: by when its archive
+// was made, which all servers of a cluster say alike, on whatever address they
+// are reached; without an archive by the address.
+func deployment(ctx context.Context, nc *nats.Conn, prefix string) string {
+	js, err := jetstream.New(nc)
+	if err == nil {
+		var archive jetstream.Stream
+		if archive, err = js.Stream(ctx, streams.Names{Prefix: prefix}.Archive()); err == nil {
+			return prefix + " " + archive.CachedInfo().Created.UTC().Format(time.RFC3339Nano)
+		}
+	}
+	return prefix + " " + nc.ConnectedUrl()
 }
 
 // shownAll writes configurations as they are in force, to tell them apart.

@@ -43,6 +43,7 @@ type replayCache struct {
 	largest int   // of an entry
 	clock   *replayClock
 	fail    func(error) // told that the log cannot be read or written: the replay is over
+	durable bool        // what is put is handed to the system before anything rests on it
 
 	mu      sync.Mutex
 	entries map[cacheHash]cacheSlot
@@ -200,6 +201,9 @@ func (c *replayCache) change(kind byte, index int, key string, rest ...[]byte) {
 	defer c.mu.Unlock()
 	delete(c.again, index) // it has its say now
 	offset, err := c.log.append(kind, parts...)
+	if err == nil && c.durable {
+		err = c.log.flush()
+	}
 	if err != nil {
 		c.fail(err)
 		return

@@ -154,7 +154,15 @@ func (p past) Look(ctx context.Context, requests []*stages.Request) ([]generate.
 	if !p.d.replay.pays() {
 		return make([]generate.Past, len(requests)), nil
 	}
-	return p.d.ledger.Look(ctx, requests)
+	found, err := p.d.ledger.Look(ctx, requests)
+	if err == nil && p.d.replay != nil {
+		for i, r := range requests {
+			if paid := found[i].Paid; paid != nil { // the run that paid may have ended before it was in the cache
+				p.d.remember(r, *paid, func() {})
+			}
+		}
+	}
+	return found, err
 }
 
 // Record implements generate.Ledger.

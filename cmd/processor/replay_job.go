@@ -6,6 +6,7 @@ import (
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"io"
 	"maps"
 	"os"
 	"path/filepath"
@@ -116,12 +117,22 @@ func stepBack() error {
 }
 
 // record makes the tape, unless an interrupted run has it. After a finished one
-// it is made again, to see whether the requests are still the same.
+// it is made again, to see whether the requests are still the same, and so it is
+// where they come from what can be read once only.
 func (j *replayJob) record(ctx context.Context) error {
 	path, memo := j.state.file("tape.jsonl"), &j.state.memo
-	if memo.Digest != "" && !memo.Done {
-		var err error
-		if j.tape, err = openTape(path, memo); err == nil {
+	source, err := fileDigest(j.cmd.Cassette.file)
+	if err != nil {
+		return err
+	}
+	again := j.cmd.Cassette.file == "" || source != "" // may be read, or need not be
+	if memo.Digest != "" && !memo.Done && again {
+		if memo.Source != source {
+			err = fmt.Errorf("%s is another file by now", j.cmd.Cassette.file)
+		} else {
+			j.tape, err = openTape(path, memo)
+		}
+		if err == nil {
 			fmt.Fprintf(j.app.stderr, "going on with an interrupted replay of %s\n", plural(memo.Requests, "request"))
 			return nil
 		}
@@ -138,12 +149,12 @@ func (j *replayJob) record(ctx context.Context) error {
 		}
 		sent = p.fill
 	}
-	source, closeSource, err := j.source()
+	records, closeSource, err := j.source()
 	if err != nil {
 		return err
 	}
 	defer closeSource()
-	t, err := writeTape(ctx, path+".new", source, sent)
+	t, err := writeTape(ctx, path+".new", records, sent)
 	if err != nil {
 		if errors.Is(err, streams.ErrNoArchive) {
 			err = hint(err, "set streams.archive.enabled: true and provision, or replay a dataset with --cassette FILE")
@@ -151,10 +162,10 @@ func (j *replayJob) record(ctx context.Context) error {
 		return err
 	}
 	j.tape = t
-	if memo.Done && memo.Digest == t.digest {
+	if memo.Digest == t.digest {
 		return os.Remove(path + ".new")
 	}
-	if memo.Done {
+	if memo.Digest != "" {
 		*memo = replayMemo{}
 		for _, name := range resultFiles {
 			if err := j.state.remove(name); err != nil {
@@ -165,8 +176,26 @@ func (j *replayJob) record(ctx context.Context) error {
 	if err := os.Rename(path+".new", path); err != nil {
 		return fmt.Errorf("naming the tape: %w", err)
 	}
-	memo.Digest, memo.Requests, memo.From, memo.To, memo.Bytes = t.digest, t.requests, t.from, t.to, t.bytes
+	memo.Digest, memo.Requests, memo.From, memo.To, memo.Bytes, memo.Source = t.digest, t.requests, t.from, t.to, t.bytes, source
 	return j.state.save()
+}
+
+// fileDigest stands for what is in a dataset file; that of no file, and of what
+// can be read once only, is empty.
+func fileDigest(path string) (string, error) {
+	if info, err := os.Stat(path); err != nil || !info.Mode().IsRegular() {
+		return "", nil // who opens it says what is wrong
+	}
+	f, err := os.Open(path)
+	if err != nil {
+		return "", fmt.Errorf("opening the dataset: %w", err)
+	}
+	defer f.Close()
+	h := sha256.New()
+	if _, err := io.Copy(h, f); err != nil {
+		return "", fmt.Errorf("reading %s: %w", path, err)
+	}
+	return hex.EncodeToString(h.Sum(nil)[:16]), nil
 }
 
 var resultFiles = []string{"baseline.dry.results", "baseline.results", "candidate.dry.results", "candidate.results", "judge.results"}
@@ -394,8 +423,8 @@ func (j *replayJob) beginAnew(name string, why error) error {
 }
 
 // prepareServer sets up the private server for a side. What a side that pays
-// nothing had charged to budgets is charged again from its results, and what it
-// had learned is forgotten where it begins.
+// nothing had charged to budgets is charged again from its results. What the
+// deployment has learned is copied once.
 func (j *replayJob) prepareServer(ctx context.Context, name string, cfg config.Config, first, dry bool) error {
 	set := provision
 	if dry {
@@ -404,10 +433,16 @@ func (j *replayJob) prepareServer(ctx context.Context, name string, cfg config.C
 	if err := set(ctx, cfg, j.own); err != nil {
 		return err
 	}
+	names := streams.Names{Prefix: cfg.NATS.Prefix}
+	gone := []string{names.Later()} // every request that is not done is fed again: no copy of it is to come by
+	for _, stage := range stages.Names[1:] {
+		gone = append(gone, names.Stage(stage))
+	}
 	if dry {
-		if err := forgetLedger(ctx, cfg, j.own); err != nil {
-			return err
-		}
+		gone = []string{"KV_" + bucketLayout(cfg).Bucket("budget")}
+	}
+	if err := purge(ctx, j.own, gone...); err != nil {
+		return err
 	}
 	memo := &j.state.memo
 	if slices.Contains(memo.Copied, name) && !first {
@@ -420,18 +455,20 @@ func (j *replayJob) prepareServer(ctx context.Context, name string, cfg config.C
 	return j.state.save()
 }
 
-// forgetLedger empties the ledger of budgets.
-func forgetLedger(ctx context.Context, cfg config.Config, nc *nats.Conn) error {
+// purge empties streams of the private server.
+func purge(ctx context.Context, nc *nats.Conn, names ...string) error {
 	js, err := jetstream.New(nc)
 	if err != nil {
 		return fmt.Errorf("opening JetStream: %w", err)
 	}
-	stream, err := js.Stream(ctx, "KV_"+bucketLayout(cfg).Bucket("budget"))
-	if err == nil {
-		err = stream.Purge(ctx)
-	}
-	if err != nil {
-		return fmt.Errorf("clearing the budgets of the replay: %w", err)
+	for _, name := range names {
+		stream, err := js.Stream(ctx, name)
+		if err == nil {
+			err = stream.Purge(ctx)
+		}
+		if err != nil {
+			return fmt.Errorf("clearing the private server: %w", err)
+		}
 	}
 	return nil
 }

@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -14,6 +15,9 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"github.com/adpa/processor/internal/evaluate"
+	"github.com/adpa/processor/internal/fakellm"
 )
 
 // offline is a directory with a dataset and a configuration, and the program as
@@ -21,6 +25,7 @@ import (
 type offline struct {
 	t                     *testing.T
 	program, file, config string
+	candidate             string // else config
 }
 
 // newOffline makes a dataset of so many requests that depend on each other: each
@@ -32,7 +37,7 @@ func newOffline(t *testing.T, requests int, config string) *offline {
 	t.Chdir(dir)
 	self, err := os.Executable()
 	require.NoError(t, err)
-	x := &offline{t, filepath.Join(dir, "processor"), "data.jsonl", "c.yaml"}
+	x := &offline{t: t, program: filepath.Join(dir, "processor"), file: "data.jsonl", config: "c.yaml"}
 	require.NoError(t, os.Symlink(self, x.program)) // which makes it the program (TestMain)
 	require.NoError(t, os.WriteFile(x.config, []byte(config), 0o600))
 	var data bytes.Buffer
@@ -58,25 +63,28 @@ func newOffline(t *testing.T, requests int, config string) *offline {
 func (x *offline) start(state string) (cmd *exec.Cmd, stderr *bytes.Buffer) {
 	x.t.Helper()
 	stderr = &bytes.Buffer{}
-	cmd = exec.CommandContext(x.t.Context(), x.program, "replay", "--config", x.config, "--candidate", x.config, "--cassette", x.file,
+	cmd = exec.CommandContext(x.t.Context(), x.program, "replay", "--config", x.config, "--candidate", cmp.Or(x.candidate, x.config), "--cassette", x.file,
 		"--state", state, "--report-json", state+".json")
 	cmd.Stderr = stderr
 	require.NoError(x.t, cmd.Start())
 	return cmd, stderr
 }
 
-// killed starts a replay and kills it once it has written so many bytes of results.
-func (x *offline) killed(state string, after int64) (stderr string) {
+// wrote reports whether a replay has written so many bytes of results.
+func wrote(state string, bytes int64) bool {
+	found, err := filepath.Glob(state + "/*/candidate.dry.results")
+	if err != nil || len(found) != 1 {
+		return false
+	}
+	info, err := os.Stat(found[0])
+	return err == nil && info.Size() >= bytes
+}
+
+// killed starts a replay and kills it once it is far enough.
+func (x *offline) killed(state string, enough func() bool) (stderr string) {
 	x.t.Helper()
 	cmd, errs := x.start(state)
-	require.Eventually(x.t, func() bool {
-		found, err := filepath.Glob(state + "/*/candidate.dry.results")
-		if err != nil || len(found) != 1 {
-			return false
-		}
-		info, err := os.Stat(found[0])
-		return err == nil && info.Size() >= after
-	}, 30*time.Second, time.Millisecond, "%v %v", after, errs)
+	require.Eventually(x.t, enough, 60*time.Second, time.Millisecond)
 	require.NoError(x.t, cmd.Process.Kill())
 	require.Error(x.t, cmd.Wait(), "it was killed before its end")
 	return errs.String()
@@ -106,8 +114,8 @@ func TestAReplayThatWasKilledGoesOnWhereItWas(t *testing.T) {
 	const requests = 6000
 	x := newOffline(t, requests, "cache: {match: normalized}\n")
 	x.finished("whole")
-	x.killed("cut", 100_000)
-	second := x.killed("cut", 500_000)
+	x.killed("cut", func() bool { return wrote("cut", 100_000) })
+	second := x.killed("cut", func() bool { return wrote("cut", 500_000) })
 	first := numbers(t, `goes on: ([\d,]+) of ([\d,]+) are there`, second)
 	last := x.finished("cut")
 	there := numbers(t, `goes on: ([\d,]+) of ([\d,]+) are there`, last)
@@ -136,10 +144,7 @@ func TestAReplayThatWasInterruptedSaysSoAndGoesOn(t *testing.T) {
 	defer cancel()
 	cmd, errs := x.start("cut")
 	context.AfterFunc(ctx, func() { _ = cmd.Process.Signal(os.Interrupt) })
-	require.Eventually(t, func() bool {
-		found, err := filepath.Glob("cut/*/candidate.dry.results")
-		return err == nil && len(found) == 1
-	}, 60*time.Second, time.Millisecond)
+	require.Eventually(t, func() bool { return wrote("cut", 1) }, 60*time.Second, time.Millisecond)
 	time.AfterFunc(50*time.Millisecond, cancel)
 	require.Error(t, cmd.Wait())
 	require.Contains(t, errs.String(), "the same command goes on from here")
@@ -149,4 +154,35 @@ func TestAReplayThatWasInterruptedSaysSoAndGoesOn(t *testing.T) {
 	cut, err := os.ReadFile("cut.json")
 	require.NoError(t, err)
 	require.Equal(t, string(whole), string(cut))
+}
+
+func TestAReplayThatPaysAndWasKilledPaysTheRest(t *testing.T) {
+	slow(t)
+	const requests = 1500
+	upstream := fakellm.New(fakellm.Config{Latency: 20 * time.Millisecond, Count: true})
+	defer upstream.Close()
+	x := newOffline(t, requests, "compress: {enabled: false}\n")
+	x.candidate = "other.yaml"
+	require.NoError(t, os.WriteFile(x.candidate, fmt.Appendf(nil, "compress: {enabled: true}\nproviders: [{name: fake, kind: openai, base_url: %q, api_key: k}]\n"+
+		"models: [{name: other, provider: fake, group: good, price: {input: 1, output: 2}}]\n", upstream.URL+"/v1"), 0o600))
+	x.finished("whole")
+	whole := upstream.Stats().Calls
+	const most = 512 // calls that were under way when it was killed
+	for part := 1; part <= 2; part++ {
+		x.killed("cut", func() bool { return upstream.Stats().Calls > whole+whole*int64(part)/3 })
+	}
+	x.finished("cut")
+	a, b := readReport(t, "whole.json"), readReport(t, "cut.json")
+	calls := upstream.Stats().Calls - whole
+	require.Equal(t, int(whole), a.Spending.Paid.Calls)
+	require.Equal(t, a.Spending.Forecast, b.Spending.Forecast)
+	require.GreaterOrEqual(t, int(calls), b.Spending.Paid.Calls)
+	require.GreaterOrEqual(t, b.Spending.Paid.Calls, a.Spending.Paid.Calls, "what was paid before it was killed is told")
+	require.LessOrEqual(t, calls, whole+2*most)
+	for i, m := range a.Metrics {
+		if m.Name != evaluate.Latency {
+			require.Equal(t, m, b.Metrics[i])
+		}
+	}
+	require.Equal(t, requests, b.Replay.Pairs)
 }

@@ -12,7 +12,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 
 	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/internal/evaluate"
@@ -59,7 +58,6 @@ type replaySide struct {
 	window int     // requests under way
 	tally  *replayTally
 
-	js     jetstream.JetStream
 	local  *streams.Local
 	deps   *deps
 	slots  chan struct{}
@@ -122,7 +120,8 @@ func (s *replaySide) run(ctx context.Context) (err error) {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	s.cancel = cancel
-	s.done.cache.clock, s.done.cache.fail, s.done.cache.largest = s.clock, s.fail, largestEntry(s.nc.MaxPayload())
+	c := s.done.cache
+	c.clock, c.fail, c.largest, c.durable = s.clock, s.fail, largestEntry(s.nc.MaxPayload()), !s.calls.dry
 	stop, err := s.start(ctx)
 	if err != nil {
 		return err
@@ -176,9 +175,6 @@ func (s *replaySide) failLocked(err error) {
 // One that pays keeps on the private server what it does, so that nothing that
 // an interruption finds answered is worked again.
 func (s *replaySide) start(ctx context.Context) (stop func() error, err error) {
-	if s.js, err = jetstream.New(s.nc); err != nil {
-		return nil, fmt.Errorf("opening JetStream: %w", err)
-	}
 	if err := s.cfg.Resources.Apply(serverMemory(s.cfg)); err != nil {
 		return nil, err
 	}
@@ -567,16 +563,7 @@ func (s *replaySide) clear(ctx context.Context) error {
 	if !s.calls.dry {
 		left = append(left, names.Responses(), names.Dead())
 	}
-	for _, name := range left {
-		stream, err := s.js.Stream(ctx, name)
-		if err == nil {
-			err = stream.Purge(ctx)
-		}
-		if err != nil {
-			return fmt.Errorf("clearing the private server: %w", err)
-		}
-	}
-	return nil
+	return purge(ctx, s.nc, left...)
 }
 
 // sweep looks for responses that are stored and did not come by, as those that a

@@ -38,6 +38,7 @@ type replayMemo struct {
 	Forecast *evaluate.Amount `json:"forecast,omitempty"`
 	Agreed   bool             `json:"agreed"` // to what was forecast
 	Bytes    int64            `json:"bytes"`  // of the tape
+	Source   string           `json:"source"` // digest of the dataset file
 	Copied   []string         `json:"copied"` // sides that have what the deployment had learned
 	Done     bool             `json:"done"`
 }

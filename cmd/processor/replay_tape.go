@@ -297,7 +297,7 @@ const maxTapeLine = 64 << 20
 // writeTape records a source. sent, which may be nil, fills in what the
 // baseline sent for a slice of records.
 func writeTape(ctx context.Context, path string, source recordSource, sent func([]*record)) (*tape, error) {
-	f, err := os.Create(path)
+	f, err := os.OpenFile(path, os.O_RDWR|os.O_CREATE|os.O_TRUNC, 0o640)
 	if err != nil {
 		return nil, fmt.Errorf("making the tape: %w", err)
 	}
