@@ -137,7 +137,8 @@ func loadQMSum(dir string) ([]meeting, error) {
 	return list, err
 }
 
-// article is one of XQuAD: paragraphs with questions.
+// article is one of XQuAD or SQuAD: paragraphs with questions, of which those of
+// SQuAD 2.0 may have no answer.
 type article struct {
 	Paragraphs []struct {
 		Context   string `json:"context"`
@@ -151,15 +152,20 @@ type article struct {
 }
 
 func loadXQuAD(dir string) ([]article, error) {
-	raw, err := os.ReadFile(filepath.Join(dir, "xquad", "xquad.en.json"))
+	return loadSQuAD(filepath.Join(dir, "xquad", "xquad.en.json"))
+}
+
+// loadSQuAD reads a file in the format of SQuAD.
+func loadSQuAD(path string) ([]article, error) {
+	raw, err := os.ReadFile(path)
 	if err != nil {
-		return nil, fmt.Errorf("reading XQuAD: %w", err)
+		return nil, fmt.Errorf("reading questions: %w", err)
 	}
 	var set struct {
 		Data []article `json:"data"`
 	}
 	if err := json.Unmarshal(raw, &set); err != nil {
-		return nil, fmt.Errorf("reading XQuAD: %w", err)
+		return nil, fmt.Errorf("reading %s: %w", path, err)
 	}
 	return set.Data, nil
 }

@@ -15,17 +15,20 @@ import (
 // Run prints every figure of docs/prompt-optimization.md that concerns
 // compression. The data directory holds the sets named in data.go. The figures
 // are of the halves that were not looked at while the compressor was made; with
-// the argument "develop" they are of the other halves.
+// the argument "develop" they are of the other halves. "develop -squad FILE" prints
+// what is kept of a file of SQuAD's training set instead.
 func Run(w io.Writer, dataDir string, args []string) error {
 	if dataDir == "" {
 		return errors.New("no data directory: set PROCESSOR_DATA to one that holds nq, qmsum, xquad and toon")
 	}
 	part := report
 	switch {
+	case len(args) == 3 && args[0] == "develop" && args[1] == "-squad":
+		return squad(w, dataDir, args[2])
 	case len(args) == 1 && args[0] == "develop":
 		part = develop
 	case len(args) > 0:
-		return fmt.Errorf("unknown argument %.64q: give none, or develop", strings.Join(args, " "))
+		return fmt.Errorf("unknown argument %.64q: give none, develop, or develop -squad FILE", strings.Join(args, " "))
 	}
 	b, err := newBench(dataDir, part)
 	if err != nil {
@@ -109,17 +112,44 @@ func (b *bench) answers(w io.Writer) error {
 		{"Natural Questions, 20 documents, random", nqTasks(passages, b.part, false)},
 		{"XQuAD, 15 paragraphs", xquadTasks(articles, b.part)},
 	} {
-		fmt.Fprintf(w, "\n%s: answers kept (n = %d)\n%-18s %20s %20s %20s\n", set.name, len(set.tasks), "", "2x", "4x", "10x")
-		for _, m := range documentMethods(b.count, b.semantic) {
-			fmt.Fprintf(w, "%-18s", m.name)
-			for _, ratio := range ratios {
-				fmt.Fprintf(w, " %20s", b.retention(set.tasks, m, ratio))
-			}
-			fmt.Fprintln(w)
-		}
+		b.table(w, set.name, set.tasks)
 		b.oneText(w, set.tasks)
 	}
 	return nil
+}
+
+// squad prints how often answers are kept of a file of SQuAD, by the halves of its
+// articles.
+func squad(w io.Writer, dataDir, path string) error {
+	articles, err := loadSQuAD(path)
+	if err != nil {
+		return err
+	}
+	b, err := newBench(dataDir, develop)
+	if err != nil {
+		return err
+	}
+	for _, part := range []int{0, 1} {
+		tasks := squadTasks(articles, part)
+		b.table(w, fmt.Sprintf("SQuAD, 15 paragraphs, half %d of the articles", part), tasks)
+		for _, floor := range []float64{0.5, 0.9} {
+			kept, ratio := b.withFloor(tasks, floor)
+			fmt.Fprintf(w, "floor %.2f: %s at %.3f of the tokens\n", floor, kept, ratio)
+		}
+	}
+	return nil
+}
+
+// table prints how often answers are kept.
+func (b *bench) table(w io.Writer, name string, tasks []task) {
+	fmt.Fprintf(w, "\n%s: answers kept (n = %d)\n%-18s %20s %20s %20s\n", name, len(tasks), "", "2x", "4x", "10x")
+	for _, m := range documentMethods(b.count, b.semantic) {
+		fmt.Fprintf(w, "%-18s", m.name)
+		for _, ratio := range ratios {
+			fmt.Fprintf(w, " %20s", b.retention(tasks, m, ratio))
+		}
+		fmt.Fprintln(w)
+	}
 }
 
 // oneText prints the figures of prompts that hold the documents and the question

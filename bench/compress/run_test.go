@@ -1,7 +1,9 @@
 package compress
 
 import (
+	"fmt"
 	"os"
+	"path/filepath"
 	"strings"
 	"testing"
 
@@ -28,7 +30,7 @@ func TestBars(t *testing.T) {
 	hard, paragraphs := nqTasks(passages, report, true), xquadTasks(articles, report)
 	require.GreaterOrEqual(t, b.retention(hard, processor, 0.25).percent(), 95.0)
 	require.GreaterOrEqual(t, b.retention(hard, processor, 0.1).percent(), 87.0)
-	require.GreaterOrEqual(t, b.retention(paragraphs, processor, 0.1).percent(), 95.0)
+	require.GreaterOrEqual(t, b.retention(paragraphs, processor, 0.1).percent(), 95.0, "the aim of 98 is missed")
 	chosen, _ := b.half(meetings)
 	require.GreaterOrEqual(t, b.turnsKept(chosen, processor, 0.25).mean(), 69.0)
 	for _, tasks := range [][]task{hard, withoutTitles(hard), paragraphs} {
@@ -40,8 +42,37 @@ func TestBars(t *testing.T) {
 
 func TestRunSaysWhatIsMissing(t *testing.T) {
 	require.ErrorContains(t, Run(&strings.Builder{}, "", nil), "PROCESSOR_DATA")
-	require.ErrorContains(t, Run(&strings.Builder{}, "x", []string{"fast"}), "give none, or develop")
+	require.ErrorContains(t, Run(&strings.Builder{}, "x", []string{"fast"}), "give none, develop")
 	require.ErrorContains(t, Run(&strings.Builder{}, t.TempDir(), nil), "nq-open-oracle")
+}
+
+func TestSQuADIsRead(t *testing.T) {
+	paragraph := func(n int) string {
+		return fmt.Sprintf(`{"context": "The thing number %d is %d0 years old. Nobody knows why.", "qas": [
+			{"question": "How old is the thing number %d?", "answers": [{"text": "%d0 years"}]}, {"question": "Who is it?", "answers": []}]}`, n, n, n, n)
+	}
+	var articles []string
+	for a := range 4 {
+		var paragraphs []string
+		for p := range 7 {
+			paragraphs = append(paragraphs, paragraph(1+10*a+p))
+		}
+		articles = append(articles, `{"paragraphs": [`+strings.Join(paragraphs, ",")+`]}`)
+	}
+	path := filepath.Join(t.TempDir(), "train.json")
+	require.NoError(t, os.WriteFile(path, []byte(`{"data": [`+strings.Join(articles, ",")+`]}`), 0o600))
+	list, err := loadSQuAD(path)
+	require.NoError(t, err)
+	tasks := squadTasks(list, 1)
+	require.Len(t, tasks, 2*5, "a run of five of each article, without what has no answer")
+	for _, task := range tasks {
+		require.True(t, holds(task.documents, task.answers))
+		require.Equal(t, 14, strings.Count(task.documents, "\n\n"))
+	}
+	require.Empty(t, squadTasks(list[:2], 1), "no other article")
+	var out strings.Builder
+	require.NoError(t, Run(&out, "x", []string{"develop", "-squad", path}))
+	require.Regexp(t, `processor +100\.0`, out.String())
 }
 
 func TestIntervals(t *testing.T) {

@@ -124,18 +124,58 @@ func wordsOf(text string) []string {
 func xquadTasks(articles []article, part int) []task {
 	var tasks []task
 	for i := range articles {
-		if i%2 != part {
-			continue
+		if i%2 == part {
+			before, behind := articles[(i-1+len(articles))%len(articles)], articles[(i+1)%len(articles)]
+			tasks = append(tasks, articles[i].tasks(before, behind)...)
 		}
-		var paragraphs []string
-		for _, k := range []int{i - 1 + len(articles), i, i + 1} {
-			for _, p := range articles[k%len(articles)].Paragraphs {
-				paragraphs = append(paragraphs, p.Context)
+	}
+	return tasks
+}
+
+// squadTasks builds the same prompts of the longer articles of SQuAD: each five
+// paragraphs in a row, between five each of two others of the same part.
+func squadTasks(articles []article, part int) []task {
+	var runs []article
+	var from []int // the article of each run
+	for i, a := range articles {
+		const run = 5
+		for n := 0; i%2 == part && n+run <= len(a.Paragraphs); n += run {
+			runs = append(runs, article{a.Paragraphs[n : n+run]})
+			from = append(from, i)
+		}
+	}
+	if len(from) == 0 || from[0] == from[len(from)-1] {
+		return nil // no two articles
+	}
+	random := rand.New(rand.NewPCG(7, 8))
+	other := func(i int) article {
+		for {
+			if k := random.IntN(len(runs)); from[k] != from[i] {
+				return runs[k]
 			}
 		}
-		documents := strings.Join(paragraphs, "\n\n")
-		for _, p := range articles[i].Paragraphs {
-			for _, q := range p.Questions {
+	}
+	var tasks []task
+	for i, r := range runs {
+		tasks = append(tasks, r.tasks(other(i), other(i))...)
+	}
+	return tasks
+}
+
+// tasks are the questions on an article, asked of its paragraphs between those
+// of two others.
+func (a article) tasks(before, behind article) []task {
+	var paragraphs []string
+	for _, x := range []article{before, a, behind} {
+		for _, p := range x.Paragraphs {
+			paragraphs = append(paragraphs, p.Context)
+		}
+	}
+	documents := strings.Join(paragraphs, "\n\n")
+	var tasks []task
+	for _, p := range a.Paragraphs {
+		for _, q := range p.Questions {
+			if len(q.Answers) > 0 {
 				tasks = append(tasks, task{documents, "", q.Question, []string{q.Answers[0].Text}})
 			}
 		}

@@ -91,8 +91,8 @@ const relevancePower = 4
 // answer that shares no word with the question may stand in any of them.
 var (
 	counted  = calibration{1, 1}
-	titled   = calibration{1, 8}
-	untitled = calibration{0.44, 8}
+	titled   = calibration{1, 6}
+	untitled = calibration{0.6, 8}
 )
 
 // worthOf gives the worth of segments by their relevance.

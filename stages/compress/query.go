@@ -16,6 +16,7 @@ type query struct {
 
 	roots []string // the terms by their number, without their other forms
 	stops int      // how many words say nothing by themselves
+	wants want
 
 	// What the thesaurus knows, behind relate:
 	prior     []float64        // the weight of each term
@@ -42,6 +43,7 @@ func newQuery(text string) *query {
 		q.addTerm(string(term))
 	}
 	q.names = identifiers(text)
+	q.wants = wantOf(text)
 	return q
 }
 

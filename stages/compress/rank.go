@@ -8,22 +8,28 @@ import (
 	"unicode/utf8"
 )
 
-// The weights of the ranking, found on the odd halves of Natural Questions and
-// QMSum; docs/prompt-optimization.md has the figures of the other halves.
+// The weights of the ranking, found on the odd halves of Natural Questions, QMSum
+// and XQuAD and on paragraphs of SQuAD's training set;
+// docs/prompt-optimization.md has the figures of the other halves.
 const (
 	bm25K1 = 1.2 // how fast the weight of a term that comes again fades
 	bm25B  = 0.4 // how much long segments pay for their length
-	// pairWeight is the weight of two terms of the query side by side.
-	pairWeight = 1.5
+	// docK1 and docB are the same for documents.
+	docK1 = 1.8
+	docB  = 0.75
 	// titleWeight is how often a term in a document's title counts more.
-	titleWeight = 4
+	titleWeight = 5
 	// titledWeight is the weight of a document beside that of its segments;
 	// paragraphWeight that of a paragraph of a text without titles, which says
 	// less about its sentences.
-	titledWeight    = 1.5
+	titledWeight    = 2.25
 	paragraphWeight = 0.5
-	// near is what a segment gets of its neighbours at a distance of 1 and 2.
-	near1, near2 = 0.4, 0.15
+	// firstWeight is what the first sentence of a document has over the others.
+	firstWeight = 0.1
+	// lengthPower is how much long sentences pay beside short ones, of which more
+	// fit into the same budget; lengthBase is added to the length in terms.
+	lengthPower = 0.12
+	lengthBase  = 8
 	// sigma is the width in turns of the kernel that smooths dialogues, in which
 	// a matter is spoken of for many turns; ownWeight is what a turn's own
 	// score adds to it.
@@ -33,25 +39,53 @@ const (
 	minWide = 24
 )
 
+// matching is how much it counts, beside the terms of the query themselves, when
+// two of them stand side by side, and when a related word stands for one.
+// rarePairs is how much less pairs count that come often, as a power.
+type matching struct{ pair, rarePairs, related float64 }
+
+var (
+	inDocuments = matching{pair: 0.8, rarePairs: 2, related: 0.85}
+	inDialogues = matching{pair: 1.5, rarePairs: 0, related: 0.5}
+)
+
+// matching gives what holds for most of the segments.
+func (o *outline) matching() matching {
+	turns := 0
+	for i := range o.segments {
+		if o.groups[o.doc(i)].dialogue {
+			turns++
+		}
+	}
+	if turns*2 > len(o.segments) {
+		return inDialogues
+	}
+	return inDocuments
+}
+
 // hit is a term of the query in a segment, at a position counted in terms.
 type hit struct {
 	segment, term, at int32
 }
 
 // rank gives the relevance of each segment: BM25 (Robertson and Zaragoza, The
-// Probabilistic Relevance Framework, 2009) smoothed over the neighbours, with a
-// prior for the document. It reports false when no term of the query occurs.
+// Probabilistic Relevance Framework, 2009), with what stands near it, a prior for
+// the document, and preferences among sentences. It reports false when no term of
+// the query occurs.
 func rank(o *outline, q *query) (score []float64, matched bool) {
 	q.relate()
 	hits, related, lengths := readHits(o, q)
 	if len(hits) == 0 {
 		return nil, false
 	}
+	m := o.matching()
+	n := len(lengths)
+	weights, wordIDF := idfOf(hits, q, n), idfOfRelated(related, len(q.relations), n)
 	score = bm25(hits, lengths, nil, q)
-	addPairs(score, hits, idfOf(hits, q, len(lengths)))
-	addRelatedScores(score, hits, related, q, len(lengths))
-	score = smooth(o, score)
-	docs := docScores(o, hits, related, lengths, q)
+	addPairs(score, hits, weights, m, q.size)
+	addRelatedScores(score, hits, related, q, n, m.related)
+	score = smooth(o, score, evidenceOf(hits, related, weights, wordIDF, q, m.related), q.size)
+	docs := docScores(o, hits, related, lengths, q, m.related)
 	top, topDoc := maxOf(score), maxOf(docs)
 	for i := range score {
 		if o.segments[i].kind == glue {
@@ -60,7 +94,29 @@ func rank(o *outline, q *query) (score []float64, matched bool) {
 		}
 		score[i] = score[i]/top + o.docWeight(i)*docs[o.doc(i)]/topDoc
 	}
+	preferSentences(o, score, lengths, q)
 	return score, true
+}
+
+// preferSentences favours among sentences those that hold a year or number where
+// the question asks for one, those that open a document, and the short ones.
+func preferSentences(o *outline, score []float64, lengths []int32, q *query) {
+	total := 0.0
+	for _, l := range lengths {
+		total += float64(l)
+	}
+	average := total / float64(len(lengths))
+	for i := range score {
+		kind := o.segments[i].kind
+		if kind != sentence && kind != item || o.groups[o.doc(i)].dialogue {
+			continue
+		}
+		if i == 0 || o.doc(i-1) != o.doc(i) || o.segments[i-1].kind == glue {
+			score[i] += firstWeight
+		}
+		score[i] += q.wants.bonus(o.of(i))
+		score[i] /= math.Pow((float64(lengths[i])+lengthBase)/average, lengthPower)
+	}
 }
 
 func (o *outline) docWeight(i int) float64 {
@@ -133,8 +189,8 @@ func idf(d, n int) float64 {
 	return math.Log(1 + (float64(n)-float64(d)+0.5)/(float64(d)+0.5))
 }
 
-// bm25 scores units (segments or documents) of the given lengths. extra, unless
-// nil, says how often a hit counts beyond once.
+// bm25 scores units of the given lengths: segments, or documents where extra says
+// how often a hit counts beyond once.
 func bm25(hits []hit, lengths []int32, extra []float64, q *query) []float64 {
 	units, total := 0, 0.0
 	for _, l := range lengths {
@@ -145,6 +201,10 @@ func bm25(hits []hit, lengths []int32, extra []float64, q *query) []float64 {
 	}
 	weights := idfOf(hits, q, units)
 	average := total / float64(max(units, 1))
+	k1, b := bm25K1, bm25B
+	if extra != nil {
+		k1, b = docK1, docB
+	}
 	score := make([]float64, len(lengths))
 	tf := make([]float64, q.size)
 	for from := 0; from < len(hits); {
@@ -155,10 +215,10 @@ func bm25(hits []hit, lengths []int32, extra []float64, q *query) []float64 {
 				tf[hits[to].term] += extra[to]
 			}
 		}
-		norm := bm25K1 * (1 - bm25B + bm25B*float64(lengths[unit])/average)
+		norm := k1 * (1 - b + b*float64(lengths[unit])/average)
 		for _, h := range hits[from:to] {
 			f := tf[h.term]
-			score[unit] += weights[h.term] * f * (bm25K1 + 1) / (f + norm)
+			score[unit] += weights[h.term] * f * (k1 + 1) / (f + norm)
 			tf[h.term] = 0
 		}
 		from = to
@@ -166,18 +226,36 @@ func bm25(hits []hit, lengths []int32, extra []float64, q *query) []float64 {
 	return score
 }
 
-// addPairs rewards terms of the query that stand side by side.
-func addPairs(score []float64, hits []hit, weights []float64) {
+// addPairs rewards terms of the query that stand side by side. weights are those
+// of the terms, of which there are so many. A pair that comes in many segments,
+// such as the name that a text is all about, says little.
+func addPairs(score []float64, hits []hit, weights []float64, m matching, terms int) {
+	holds, last := make([]int, terms*terms), make([]int32, terms*terms)
+	eachPair(hits, func(a, b hit) {
+		if k := int(a.term)*terms + int(b.term); last[k] != a.segment+1 {
+			last[k] = a.segment + 1
+			holds[k]++
+		}
+	})
+	n := len(score)
+	eachPair(hits, func(a, b hit) {
+		rare := math.Pow(idf(holds[int(a.term)*terms+int(b.term)], n)/idf(1, n), m.rarePairs)
+		score[b.segment] += m.pair * rare * min(weights[a.term], weights[b.term])
+	})
+}
+
+// eachPair calls visit for hits of two terms in a segment with at most one term
+// between them.
+func eachPair(hits []hit, visit func(a, b hit)) {
 	for i := 1; i < len(hits); i++ {
-		a, b := hits[i-1], hits[i]
-		if a.segment == b.segment && b.at-a.at <= 2 && a.term != b.term {
-			score[b.segment] += pairWeight * min(weights[a.term], weights[b.term])
+		if a, b := hits[i-1], hits[i]; a.segment == b.segment && b.at-a.at <= 2 && a.term != b.term {
+			visit(a, b)
 		}
 	}
 }
 
 // docScores gives the relevance of the documents, by the number of their group.
-func docScores(o *outline, hits []hit, related []relatedHit, lengths []int32, q *query) []float64 {
+func docScores(o *outline, hits []hit, related []relatedHit, lengths []int32, q *query, relatedWeight float64) []float64 {
 	docLengths := make([]int32, len(o.groups))
 	for i := range o.segments {
 		docLengths[o.doc(i)] += lengths[i]
@@ -195,7 +273,7 @@ func docScores(o *outline, hits []hit, related []relatedHit, lengths []int32, q 
 		docRelated[i] = relatedHit{o.doc(int(h.unit)), h.word}
 	}
 	docs := bm25(docHits, docLengths, extra, q)
-	addRelatedScores(docs, docHits, docRelated, q, unitsOf(docLengths))
+	addRelatedScores(docs, docHits, docRelated, q, unitsOf(docLengths), relatedWeight)
 	return docs
 }
 
@@ -210,37 +288,29 @@ func unitsOf(lengths []int32) int {
 	return n
 }
 
-// smooth lets each segment share in what its neighbours in the same document
-// score.
-func smooth(o *outline, score []float64) []float64 {
+// smooth lets each segment share in what stands near it in the same document: a
+// long dialogue by its score, anything else by the terms that it lacks.
+func smooth(o *outline, score []float64, found []evidence, terms int) []float64 {
 	out := make([]float64, len(score))
+	near := newVicinity(terms)
 	for from := 0; from < len(score); {
 		to := from + 1
 		for to < len(score) && o.doc(to) == o.doc(from) {
 			to++
 		}
+		n := 0
+		for n < len(found) && int(found[n].segment) < to {
+			n++
+		}
 		if o.groups[o.doc(from)].dialogue && to-from >= minWide {
 			smoothWide(out[from:to], score[from:to])
 		} else {
-			smoothNear(out[from:to], score[from:to])
+			copy(out[from:to], score[from:to])
+			near.add(out, from, to, found[:n])
 		}
-		from = to
+		from, found = to, found[n:]
 	}
 	return out
-}
-
-func smoothNear(out, score []float64) {
-	weights := [...]float64{1, near1, near2}
-	for i := range score {
-		for d, w := range weights {
-			if i-d >= 0 {
-				out[i] += w * score[i-d]
-			}
-			if d > 0 && i+d < len(score) {
-				out[i] += w * score[i+d]
-			}
-		}
-	}
 }
 
 // smoothWide spreads each score by a Gaussian over the turns around it.

@@ -12,9 +12,6 @@ const (
 	rarity     = 0.3
 	commonWord = 4   // the logarithm of a frequency in a billion words
 	rareWord   = 2.5 // the same, for a word that the thesaurus does not have
-	// relatedWeight is the weight of a related word beside the word itself; it
-	// fades with their cosine.
-	relatedWeight = 0.5
 	// maxRelations bounds for how many terms of a query one word may stand.
 	maxRelations = 4
 )
@@ -90,9 +87,10 @@ func (q *query) addRelated(word string, r relation) {
 
 // addRelatedScores adds to the scores of units what stands in them for terms
 // that they do not hold: of each term the best, with the weight of the less
-// telling of the two words. Both lists of hits are sorted by unit, which counts
+// telling of the two words. weight is that of a related word beside the word
+// itself; it fades with their cosine. Both lists of hits are sorted by unit, which counts
 // n units with words.
-func addRelatedScores(score []float64, hits []hit, related []relatedHit, q *query, n int) {
+func addRelatedScores(score []float64, hits []hit, related []relatedHit, q *query, n int, weight float64) {
 	if len(related) == 0 {
 		return
 	}
@@ -115,7 +113,7 @@ func addRelatedScores(score []float64, hits []hit, related []relatedHit, q *quer
 			related = related[1:]
 		}
 		for _, b := range best[:q.size] {
-			score[unit] += relatedWeight * b
+			score[unit] += weight * b
 		}
 	}
 }
