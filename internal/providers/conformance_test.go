@@ -458,12 +458,14 @@ func TestCheckAndWarm(t *testing.T) {
 		checker := p.(providers.Checker)
 		require.NoError(t, checker.Check(context.Background()))
 		require.NoError(t, checker.Warm(context.Background(), 4))
-		opened := fake.Stats().Connections
-		require.GreaterOrEqual(t, opened, int64(1))
-		_, err := p.Generate(context.Background(), chat)
-		require.NoError(t, err)
-		require.Equal(t, opened, fake.Stats().Connections, "a warm connection is used")
-		require.EqualValues(t, 1, fake.Stats().Calls)
+		require.GreaterOrEqual(t, fake.Stats().Connections, int64(1))
+		for range 10 {
+			_, err := p.Generate(context.Background(), chat)
+			require.NoError(t, err)
+		}
+		// One that was being opened while another became idle may come after Warm.
+		require.LessOrEqual(t, fake.Stats().Connections, int64(4), "warm connections are used")
+		require.EqualValues(t, 10, fake.Stats().Calls)
 	})
 }
 
