@@ -331,7 +331,11 @@ func (j *replayJob) side(ctx context.Context, name string, cfg config.Config, on
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, done.close()) }()
+	defer func() {
+		if closeErr := done.close(); err == nil { // else it says the same again
+			err = closeErr
+		}
+	}()
 	if done.count >= total {
 		return nil
 	}

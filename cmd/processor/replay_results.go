@@ -164,7 +164,10 @@ func readNote(payload []byte) (index int, n note, err error) {
 
 // flush hands everything to the system: the cache first, on which results rest.
 func (d *sideDone) flush() error {
-	return errors.Join(d.cache.log.flush(), d.results.flush())
+	if err := d.cache.log.flush(); err != nil {
+		return err
+	}
+	return d.results.flush()
 }
 
 func (d *sideDone) close() error {
