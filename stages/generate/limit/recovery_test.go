@@ -119,16 +119,16 @@ func (w *trial) run() {
 func TestALimitRecoversFromALongTimeOfRefusals(t *testing.T) {
 	const m, s, most = time.Minute, time.Second, 60 * time.Minute
 	for _, w := range []traffic{
-		{"nothing, for calls of 2 s", 2, 2 * s, 0, 0, 10 * m, plenty, 2 * m, 1000},
-		{"nothing, for calls of 10 s", 0.5, 10 * s, 0, 0, 10 * m, plenty, 4 * m, 1000},
-		{"nothing, for calls of 0.2 s", 20, s / 5, 0, 0, 10 * m, plenty, 2 * m, 1000},
-		{"nothing, and asked to wait", 2, 2 * s, 30 * s, 0, 10 * m, plenty, 2 * m, 1000},
-		{"two calls at once, of 2 s", 2, 2 * s, 0, 2, 10 * m, plenty, 3 * m, 30},
-		{"two calls at once, of 0.2 s", 20, s / 5, 0, 2, 10 * m, plenty, m, 30},
-		{"two calls at once, and asked to wait", 2, 2 * s, 5 * s, 2, 10 * m, plenty, 3 * m, 30},
-		{"ten calls at once, of 2 s", 10, 2 * s, 0, 10, 10 * m, plenty, 3 * m, 30},
-		{"one call at once, of 10 s", 0.5, 10 * s, 0, 1, 30 * m, plenty, 15 * m, 35},
-		{"nothing, then half of what there was", 4, 2 * s, 0, 0, 5 * m, 20, 8 * m, 1000},
+		{"nothing, for calls of 2 s", 2, 2 * s, 0, 0, 10 * m, plenty, 4 * m, 1000},
+		{"nothing, for calls of 10 s", 0.5, 10 * s, 0, 0, 10 * m, plenty, 8 * m, 1000},
+		{"nothing, for calls of 0.2 s", 20, s / 5, 0, 0, 10 * m, plenty, 4 * m, 1000},
+		{"nothing, and asked to wait", 2, 2 * s, 30 * s, 0, 10 * m, plenty, 4 * m, 1000},
+		{"two calls at once, of 2 s", 2, 2 * s, 0, 2, 10 * m, plenty, 290 * s, 30},
+		{"two calls at once, of 0.2 s", 20, s / 5, 0, 2, 10 * m, plenty, 2 * m, 30},
+		{"two calls at once, and asked to wait", 2, 2 * s, 5 * s, 2, 10 * m, plenty, 290 * s, 30},
+		{"ten calls at once, of 2 s", 10, 2 * s, 0, 10, 10 * m, plenty, 5 * m, 30},
+		{"one call at once, of 10 s", 0.5, 10 * s, 0, 1, 30 * m, plenty, 20 * m, 40},
+		{"nothing, then half of what there was", 4, 2 * s, 0, 0, 5 * m, 20, 12 * m, 1000},
 	} {
 		for seed := range uint64(2) {
 			t.Run(w.name, func(t *testing.T) {
