@@ -20,7 +20,9 @@ func (s State) String() string { return [...]string{"closed", "half_open", "open
 const (
 	// A breaker opens when so many calls failed in a row, or at least half of
 	// those within its window, if they were enough to tell: an upstream that
-	// fails one call in five must not open it.
+	// fails one call in five must not open it. Failures may be quick and answers
+	// slow, so the calls that still run count as good ones: there must be as many
+	// failures in a row, and as many more in the window.
 	failuresInARow = 8
 	enoughCalls    = 40
 	breakerWindow  = 10 * time.Second
@@ -70,17 +72,17 @@ func (b *breaker) went(try bool, now time.Time) (closed bool) {
 	return true
 }
 
-// failed notes a call that failed for the provider's sake.
-func (b *breaker) failed(try bool, now time.Time) {
+// failed notes a call that failed for the provider's sake, while others run.
+func (b *breaker) failed(try bool, running int, now time.Time) {
 	b.row++
 	c := b.cell(now)
 	c.calls++
 	c.failures++
-	calls, failures := 0, 0
+	calls, failures := running, 0
 	for _, c := range b.cells {
 		calls, failures = calls+c.calls, failures+c.failures
 	}
-	if try || b.state == Closed && (b.row >= failuresInARow || calls >= enoughCalls && 2*failures >= calls) {
+	if try || b.state == Closed && (b.row >= max(failuresInARow, running) || calls >= enoughCalls && 2*failures >= calls) {
 		b.open(now)
 	}
 }

@@ -2,6 +2,7 @@ package limit
 
 import (
 	"context"
+	"fmt"
 	"math/rand/v2"
 	"sync"
 	"sync/atomic"
@@ -23,7 +24,8 @@ type upstreamModel struct {
 	most, calls, refused  int
 	slowedAbove           int // calls beside so many others take longer in proportion
 	failing               float64
-	settled               time.Time // figures count from here
+	failsAfter            time.Duration // where failures take another time than answers
+	settled               time.Time     // figures count from here
 	settledOK, settledBad int
 }
 
@@ -36,6 +38,10 @@ func (u *upstreamModel) call() Outcome {
 	latency := u.latency
 	if u.slowedAbove > 0 {
 		latency = latency * time.Duration(max(u.running, u.slowedAbove)) / time.Duration(u.slowedAbove)
+	}
+	fails := rand.Float64() < u.failing
+	if fails && u.failsAfter > 0 {
+		latency = u.failsAfter
 	}
 	u.mu.Unlock()
 	if !refused {
@@ -55,7 +61,7 @@ func (u *upstreamModel) call() Outcome {
 	if counts {
 		u.settledOK++
 	}
-	if rand.Float64() < u.failing {
+	if fails {
 		return Outcome{Kind: Failed}
 	}
 	return Outcome{Kind: Went, Took: latency, Tokens: 10}
@@ -246,6 +252,32 @@ func TestOneFailureInFiveDoesNotOpenABreaker(t *testing.T) {
 		require.LessOrEqual(t, f.Opened, uint64(1)) // eight in a row happen once in 400,000 calls
 		require.Equal(t, 20, f.Limit)
 	})
+}
+
+// Models answer in seconds and fail at once: then the failures come first.
+func TestQuickFailuresAmongSlowAnswersDoNotOpenABreaker(t *testing.T) {
+	for _, c := range []struct {
+		connections int
+		latency     time.Duration
+	}{{64, 200 * time.Millisecond}, {64, 10 * time.Second}, {500, 10 * time.Second}} {
+		for _, failing := range []float64{0.2, 1} {
+			t.Run(fmt.Sprint(c, failing), func(t *testing.T) {
+				synctest.Test(t, func(t *testing.T) {
+					l := one(c.connections)
+					defer l.Close()
+					u := &upstreamModel{latency: c.latency, failing: failing, failsAfter: time.Millisecond}
+					ctx, cancel := context.WithTimeout(t.Context(), 2*time.Minute)
+					defer cancel()
+					load(ctx, l, u, c.connections)
+					if failing < 1 {
+						require.Zero(t, l.Figures()[0].Opened)
+					} else {
+						require.Less(t, u.calls, 2*c.connections+failuresInARow+10, "two rounds, and the tries")
+					}
+				})
+			})
+		}
+	}
 }
 
 func TestRetriesStayWithinTheirBudget(t *testing.T) {

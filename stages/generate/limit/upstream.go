@@ -333,7 +333,7 @@ func (p *Place) tellBreaker(kind Kind, now time.Time) {
 		}
 	case Stalled, Failed:
 		before := m.breaker.state
-		m.breaker.failed(p.Try, now)
+		m.breaker.failed(p.Try, m.gate.running, now)
 		if before != Open && m.breaker.state == Open {
 			m.figures.Opened++
 		}
