@@ -90,6 +90,8 @@ func TestSyncPutsRightWhatTheWatchMissed(t *testing.T) {
 	c, n := countedCache(t, nc, func(cfg *CacheConfig) { cfg.SyncInterval = units.Duration(time.Second) })
 	c.Put("acme.there", entry("a"), time.Hour, nil)
 	eventually(t, "stored", func() bool { return c.has("acme.there") })
+	newCache(t, nc, 1<<20).Put("acme.later", entry("b"), time.Hour, nil)
+	eventually(t, "told of by the watch, and so of what came before", func() bool { return c.has("acme.later") })
 	c.mu.Lock()
 	delete(c.index, hashKey("acme.there"))
 	c.local.remove(hashKey("acme.there"))

@@ -216,7 +216,7 @@ func (l *Limiter) Figures() []Figures {
 	var list []Figures
 	for _, u := range l.upstreams {
 		u.mu.Lock()
-		for _, m := range u.models {
+		for _, m := range u.order {
 			f := m.figures
 			f.Provider, f.Model = u.name, m.name
 			f.Limit, f.Running, f.Waiting, f.Breaker = m.gate.bound(), m.gate.running, m.queue.size, m.breaker.state
