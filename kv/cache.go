@@ -245,7 +245,7 @@ func (c *Cache) lookup(key string, hash indexKey) (entry *Entry, again, inBucket
 // readEntry decodes a stored entry. One that is deleted or damaged is a miss, and
 // so is one that stands for another tenant's.
 func (c *Cache) readEntry(key string, m jsx.Stored) (Entry, bool) {
-	if m.Header.Get("KV-Operation") != "" || m.Header.Get("Nats-Marker-Reason") != "" {
+	if jsx.Removed(m.Header) {
 		return Entry{}, false
 	}
 	var entry Entry

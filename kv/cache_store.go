@@ -72,7 +72,7 @@ func (s *CacheStore) Each(ctx context.Context, tenant string, f func(StoredEntry
 
 func (s *CacheStore) entry(subject string, header nats.Header, data []byte, stored time.Time) (StoredEntry, bool) {
 	e := StoredEntry{Key: strings.TrimPrefix(subject, s.subject("")), Stored: stored, Bytes: len(data)}
-	return e, !removed(header) && json.Unmarshal(data, &e.Entry) == nil && e.whole(e.Key) && !e.Passing
+	return e, !jsx.Removed(header) && json.Unmarshal(data, &e.Entry) == nil && e.whole(e.Key) && !e.Passing
 }
 
 // Get gives the entry of a key (tenant.fingerprint), or ErrNoEntry.
@@ -105,17 +105,13 @@ func (s *CacheStore) last(ctx context.Context, key string) (*jetstream.RawStream
 		return nil, fmt.Errorf("%.200q: %w", key, ErrNoEntry)
 	}
 	m, err := s.stream.GetLastMsgForSubject(ctx, s.subject(key))
-	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && removed(m.Header) {
+	if errors.Is(err, jetstream.ErrMsgNotFound) || err == nil && jsx.Removed(m.Header) {
 		return nil, fmt.Errorf("%.200q: %w", key, ErrNoEntry)
 	}
 	if err != nil {
 		return nil, fmt.Errorf("reading entry %.200q: %w", key, err)
 	}
 	return m, nil
-}
-
-func removed(header nats.Header) bool {
-	return header.Get("KV-Operation") != "" || header.Get("Nats-Marker-Reason") != ""
 }
 
 // Has reports whether there is something under a key, also if it cannot be read.

@@ -45,7 +45,7 @@ func (v *CacheView) At(ctx context.Context, keys []string, made, now schemas.Mil
 	found := make(map[string]Entry, len(stored))
 	for subject, m := range stored {
 		var e Entry
-		if removed(m.Header) || json.Unmarshal(m.Data, &e) != nil || len(e.Answer) == 0 || e.Passing || e.Made >= made || e.Expires <= now {
+		if jsx.Removed(m.Header) || json.Unmarshal(m.Data, &e) != nil || len(e.Answer) == 0 || e.Passing || e.Made >= made || e.Expires <= now {
 			continue
 		}
 		found[subject[len(prefix):]] = e

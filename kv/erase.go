@@ -7,6 +7,8 @@ import (
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
+
+	"github.com/adpa/processor/internal/jsx"
 )
 
 // TenantKeys are the keys of a tenant in one bucket.
@@ -35,7 +37,7 @@ func (l Layout) KeysOf(tenant string) []TenantKeys {
 func (l Layout) LeasesOf(ctx context.Context, js jetstream.JetStream, tenant string) (held int, err error) {
 	bucket := l.Bucket(BucketLeases)
 	err = EachMessage(ctx, js, "KV_"+bucket, "$KV."+bucket+"."+tenant+".>", func(m jetstream.Msg) error {
-		if !gone(m) {
+		if !jsx.Removed(m.Headers()) {
 			held++
 		}
 		return nil
@@ -43,16 +45,12 @@ func (l Layout) LeasesOf(ctx context.Context, js jetstream.JetStream, tenant str
 	return held, err
 }
 
-func gone(m jetstream.Msg) bool {
-	return m.Headers().Get("KV-Operation") != "" || m.Headers().Get("Nats-Marker-Reason") != ""
-}
-
 // Forget marks keys of a bucket as deleted, so that all replicas drop them, and
 // gives how many there were. The markers stay.
 func Forget(ctx context.Context, js jetstream.JetStream, bucket, keys string) (n int, err error) {
 	var futures []jetstream.PubAckFuture
 	err = EachMessage(ctx, js, "KV_"+bucket, "$KV."+bucket+"."+keys, func(m jetstream.Msg) error {
-		if gone(m) {
+		if jsx.Removed(m.Headers()) {
 			return nil
 		}
 		n++

@@ -122,7 +122,7 @@ func (t *Templates) read(ctx context.Context, name string) (stored storedTemplat
 	if err != nil || !exists {
 		return stored, 0, false, err
 	}
-	if m.Header.Get("KV-Operation") != "" || m.Header.Get("Nats-Marker-Reason") != "" {
+	if jsx.Removed(m.Header) {
 		return stored, m.Sequence, false, nil
 	}
 	if err := json.Unmarshal(m.Data, &stored); err != nil {

@@ -8,6 +8,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
 )
 
@@ -152,12 +153,18 @@ func (w *watch) apply(m jetstream.Msg) {
 		Key:      strings.TrimPrefix(m.Subject(), w.prefix),
 		Value:    m.Data(),
 		Revision: meta.Sequence.Stream,
-		Deleted:  header.Get("KV-Operation") != "" || header.Get("Nats-Marker-Reason") != "",
+		Deleted:  Removed(header),
 		Created:  meta.Timestamp,
 	})
 	if meta.NumPending == 0 {
 		w.becomeReady()
 	}
+}
+
+// Removed reports, by the header of a message of a bucket, that the key has no
+// value: it was deleted or purged, or it expired.
+func Removed(header nats.Header) bool {
+	return header.Get("KV-Operation") != "" || header.Get("Nats-Marker-Reason") != ""
 }
 
 func (w *watch) lost(err error) {

@@ -133,7 +133,7 @@ func (b bucket) get(ctx context.Context, key string) (value []byte, revision uin
 		return nil, 0, err
 	case !found:
 		return nil, 0, nil
-	case m.Header.Get("KV-Operation") != "" || m.Header.Get("Nats-Marker-Reason") != "":
+	case jsx.Removed(m.Header):
 		return nil, m.Sequence, nil
 	}
 	return m.Data, m.Sequence, nil
