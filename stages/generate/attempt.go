@@ -338,10 +338,10 @@ func (a *attempt) failed(ctx context.Context, err error) (verdict stages.Verdict
 	}
 	a.r.Earlier.Usage = a.r.Earlier.Usage.Add(a.spent.Usage)
 	a.r.Earlier.CostUSD += a.spent.CostUSD
+	a.r.Retried = true
 	if try && a.r.Calls < maxTries {
 		return stages.Wait(a.pause(failure)), true
 	}
-	a.r.Retried = true
 	return stages.Retry(a.withTried(err), a.pause(failure)), true
 }
 

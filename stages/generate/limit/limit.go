@@ -101,7 +101,7 @@ func (l *Limiter) TryEnter(ask Ask) (*Place, Busy) {
 	now := time.Now()
 	m.seen = now
 	ok, busy := u.open(m, &ask, now)
-	if !ok || m.queue.of(&ask).first() != nil || !u.allowed(&ask) { // not before those who wait
+	if !ok || m.queue.behind(&ask, m.breaker.state != Closed) || !u.allowed(&ask) {
 		return nil, busy
 	}
 	return u.take(m, &ask, now), Busy{}

@@ -240,6 +240,40 @@ func TestATryThatWasCancelledLeavesTheNextOne(t *testing.T) {
 	})
 }
 
+func TestWhatFailedBeforeTriesLast(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		l := New([]Config{{Name: "p", MaxConnections: 100}})
+		defer l.Close()
+		poison, healthy := Ask{Provider: "p", Model: "m", Retry: true}, Ask{Provider: "p", Model: "m", Batch: true}
+		for range failuresInARow {
+			place, _ := l.TryEnter(healthy)
+			place.Leave(Outcome{Kind: Failed})
+		}
+		require.True(t, l.Open("p", "m"))
+		began := make(chan Ask, 2)
+		for _, ask := range []Ask{poison, healthy} {
+			go func() {
+				place, err := l.Enter(t.Context(), ask)
+				require.NoError(t, err)
+				began <- ask
+				place.Leave(Outcome{Kind: Went})
+			}()
+			synctest.Wait()
+		}
+		require.Equal(t, healthy, <-began, "one that may fail by itself tries last")
+		require.Equal(t, poison, <-began)
+	})
+}
+
+func TestWhatFailedBeforeDoesNotPassOthersToTry(t *testing.T) {
+	q := &queue{}
+	retry := &Ask{Retry: true}
+	require.False(t, q.behind(retry, true), "alone it may try")
+	q.push(&waiter{ask: Ask{}})
+	require.True(t, q.behind(retry, true))
+	require.False(t, q.behind(retry, false), "while the breaker is closed lines are served apart")
+}
+
 func TestOneFailureInFiveDoesNotOpenABreaker(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		l := one(20)

@@ -43,6 +43,11 @@ func (q *queue) of(ask *Ask) *line {
 	return &q.interactive
 }
 
+// behind tells whether others go before an ask that comes now.
+func (q *queue) behind(ask *Ask, trying bool) bool {
+	return q.of(ask).first() != nil || trying && ask.Retry && q.requests() > 0
+}
+
 // requests gives how many wait that were not let in yet.
 func (q *queue) requests() int { return q.size - len(q.gathered.list) }
 
@@ -53,8 +58,13 @@ func (q *queue) push(w *waiter) {
 	q.tokens += w.ask.Tokens
 }
 
-// inOrder gives the lines in the order in which they are served now.
-func (q *queue) inOrder() [4]*line {
+// inOrder gives the lines in the order in which they are served now. Where the
+// next call is to tell whether the provider is back, those that failed before go
+// last: one that the provider fails at alone would keep the breaker open for all.
+func (q *queue) inOrder(trying bool) [4]*line {
+	if trying {
+		return [4]*line{&q.gathered, &q.interactive, &q.batch, &q.again}
+	}
 	if q.turn%batchShare == batchShare-1 {
 		return [4]*line{&q.gathered, &q.batch, &q.again, &q.interactive}
 	}

@@ -163,7 +163,7 @@ func (u *upstream) pump() {
 
 // grant gives a place to the first waiter of a model that may have one.
 func (u *upstream) grant(m *model, now time.Time, next *time.Time) bool {
-	for _, line := range m.queue.inOrder() {
+	for _, line := range m.queue.inOrder(m.breaker.state != Closed) {
 		w := line.first()
 		if w == nil {
 			continue
