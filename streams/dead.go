@@ -2,6 +2,7 @@ package streams
 
 import (
 	"strconv"
+	"strings"
 
 	"github.com/nats-io/nats.go"
 	"github.com/nats-io/nats.go/jetstream"
@@ -27,10 +28,20 @@ func (r *Runner) deadLetter(it *item, err error) *nats.Msg {
 			HeaderReason:          []string{string(e.Code)},
 			HeaderMessage:         []string{headerText(e.Error())},
 			HeaderDeliveries:      []string{strconv.Itoa(it.from.delivered)},
-			HeaderSubject:         []string{headerText(it.from.msg.Subject())},
+			HeaderSubject:         []string{headerText(r.originalSubject(it))},
 			HeaderSequence:        []string{strconv.FormatUint(request.Sequence, 10)},
 		},
 	}
+}
+
+// originalSubject is where the request was published, whichever stage gave it up;
+// of a hand-off that nobody can read, it is the hand-off's.
+func (r *Runner) originalSubject(it *item) string {
+	came := it.from.msg.Subject()
+	if it.request.ID == "" || strings.HasPrefix(came, r.names.Request("")) {
+		return came
+	}
+	return r.names.Request(it.request.Tenant)
 }
 
 // headerText makes text fit for a header: one line, bounded.

@@ -197,6 +197,8 @@ func TestRetryKeepsFailuresApartFromWaits(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, string(request(letter.Header.Get(HeaderID))), string(letter.Data), "the original bytes")
 	require.Equal(t, "provider_error", letter.Header.Get(HeaderReason))
+	require.Equal(t, "generate", letter.Header.Get(HeaderStage))
+	require.Equal(t, "llm.requests.acme", letter.Header.Get(HeaderSubject), "where the application published it")
 }
 
 // together sends whole slices on as one batch a tenant and class.
