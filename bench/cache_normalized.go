@@ -19,7 +19,7 @@ import (
 func runNormalized(_ context.Context, out io.Writer, args []string) error {
 	flags := flag.NewFlagSet("normalized", flag.ContinueOnError)
 	files := flags.String("pairs", os.Getenv("PROCESSOR_QQP"), "files of pairs, with commas between them: .tsv, or similiar_qqp_full.json.gz of zilliztech/GPTCache")
-	but := flags.String("but", "", "leave out the pairs that are in this file")
+	but := flags.String("but", "", "leave out the pairs that are in these files, with commas between them")
 	half := flags.String("half", "second", "half of the pairs to use: first (to develop on), second (to report) or both")
 	share := flags.Float64("share", 0, "weigh the pairs as if this share of them were labelled the same (0: as they are)")
 	show := flags.Bool("show", false, "print the pairs that are taken for the same and are not")
@@ -29,7 +29,7 @@ func runNormalized(_ context.Context, out io.Writer, args []string) error {
 	if *files == "" {
 		return errors.New("--pairs or PROCESSOR_QQP: name files of pairs")
 	}
-	pairs, err := readPairs(strings.Split(*files, ","), *but)
+	pairs, err := readPairs(names(*files), names(*but))
 	if err != nil {
 		return err
 	}
@@ -47,6 +47,10 @@ func runNormalized(_ context.Context, out io.Writer, args []string) error {
 	}
 	fmt.Fprintf(out, "Half of the pairs: %s. %s.\n", *half, sum.describe(*share))
 	return nil
+}
+
+func names(list string) []string {
+	return strings.FieldsFunc(list, func(r rune) bool { return r == ',' })
 }
 
 // pairSum counts pairs, those labelled the same, those left alone as code or

@@ -36,19 +36,17 @@ func plainText(text string) string {
 	}, text)
 }
 
-// readPairs reads the pairs of some files, each once, but those of another file.
-func readPairs(files []string, but string) ([]questionPair, error) {
+// readPairs reads the pairs of some files, each once, but those of other files.
+func readPairs(files, but []string) ([]questionPair, error) {
 	seen := map[string]bool{}
-	if but != "" {
-		others, err := readPairFile(but)
-		if err != nil {
-			return nil, err
-		}
-		for _, p := range others {
-			seen[p.key()] = true
-		}
+	if _, err := newPairs(but, seen); err != nil {
+		return nil, err
 	}
-	var pairs []questionPair
+	return newPairs(files, seen)
+}
+
+// newPairs reads the pairs whose keys are not yet seen, and adds them to these.
+func newPairs(files []string, seen map[string]bool) (pairs []questionPair, err error) {
 	for _, file := range files {
 		read, err := readPairFile(file)
 		if err != nil {

@@ -15,11 +15,11 @@ func TestPairsOfSeveralFilesAreReadOnce(t *testing.T) {
 		require.NoError(t, os.WriteFile(file, []byte(text), 0o600))
 		return file
 	}
-	short := write("short.tsv", "1\tWhat is it?\tWhat's that?\t17\n0\tWho?\tWhere?\t1\n")
+	short := write("short.tsv", "1\tWhat is it?\tWhat's that?\t17\n0\tWho?\tWhere?\t1\n1\tWhy?\tHow?\n")
 	long := write("long.tsv", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n3\t5\t6\twhat's that ?\twhat is it\t1\n"+
 		"4\t7\t8\t\"Is \"\"a\"\" right\"\tIs it?\t1.0\nbroken\n")
 	but := write("but.tsv", "0\twhere\twho\n")
-	pairs, err := readPairs([]string{short, long}, but)
+	pairs, err := readPairs([]string{short, long}, []string{but, write("but2.tsv", "1\tHow?\tWhy\n")})
 	require.NoError(t, err)
 	for i := range pairs {
 		pairs[i].second = false
@@ -27,7 +27,7 @@ func TestPairsOfSeveralFilesAreReadOnce(t *testing.T) {
 	require.Equal(t, []questionPair{
 		{a: "What is it?", b: "What's that?", same: true}, {a: `Is "a" right`, b: "Is it?", same: true},
 	}, pairs)
-	_, err = readPairs([]string{write("bad.gz", "no")}, "")
+	_, err = readPairs([]string{write("bad.gz", "no")}, nil)
 	require.ErrorContains(t, err, "bad.gz")
 }
 

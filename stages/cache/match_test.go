@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"strings"
 	"testing"
 
 	"github.com/stretchr/testify/require"
@@ -48,6 +49,19 @@ func TestNormalizedMatchesWhereItIsAskedFor(t *testing.T) {
 		require.Equal(t, c.cache == Normalized, verdict.Stage == stages.Score)
 	}
 	require.Empty(t, Config{}.NormalizedKey(newRequest("acme", question, "")), "off by default")
+}
+
+func TestWhatWasStoredUnderAnOlderFormIsAMiss(t *testing.T) {
+	cfg := Config{Normalized: true}
+	r := newRequest("acme", question, "")
+	r.Fingerprint = Fingerprint(r.Body, nil)
+	key := cfg.NormalizedKey(r)
+	for prefix, cache := range map[string]string{".n-": Miss, ".n1-": Miss, ".n2-": Miss, ".n3-": Normalized} {
+		old := strings.Replace(key, "."+normalizedPrefix, prefix, 1)
+		r := newRequest("acme", likeIt, "")
+		lookUp(t, cfg, &store{entries: map[string]Entry{old: {Model: "m", Answer: []byte(`{}`)}}}, r)
+		require.Equal(t, cache, r.Cache, prefix)
+	}
 }
 
 func TestAnEqualRequestIsAHitBeforeItIsNormalized(t *testing.T) {

@@ -1,6 +1,7 @@
 package cache
 
 import (
+	"regexp"
 	"slices"
 	"strings"
 	"unicode"
@@ -16,7 +17,7 @@ const maxNormalized = 8 << 10
 // normalizedPrefix tells a normalized fingerprint from an exact one. Its number
 // changes with the form of Normalize: what was stored under another form is not
 // found any more.
-const normalizedPrefix = "n2-"
+const normalizedPrefix = "n3-"
 
 // NormalizedFingerprint is the fingerprint of a chat request in which the text
 // of the last message, the user's, is brought into the form of Normalize;
@@ -54,14 +55,18 @@ func NormalizedFingerprint(body, options []byte) string {
 // Normalize gives the form that texts share which ask the same in nearly the
 // same words: without differences of case, white space, punctuation of
 // sentences, articles, politeness and, of words in lower case, the plural. ok is
-// false for code, mathematics, tasks with a text that is given along with them and
-// what has no words: there each sign matters.
+// false for code, mathematics, tasks with a text that is given along with them,
+// questions about signs and what has no words: there each sign matters.
 //
 // Symbols stay, so that C++ is not C, and so do the capitals of single letters,
-// so that vitamin A is no article. What is quoted keeps its articles and plurals.
+// so that vitamin A is no article, and of acronyms in short texts. What is quoted
+// keeps its articles and plurals.
 func Normalize(text string) (normal string, ok bool) {
 	text = strings.Map(plainQuote, strings.TrimSpace(text))
-	if isCode(text) || hasMaterial(text) {
+	if strings.Count(text, "'") > 1 {
+		text = singleQuoted.ReplaceAllString(text, `"$1"`)
+	}
+	if isCode(text) || hasMaterial(text) || quotesSigns(text) {
 		return "", false
 	}
 	words := splitWords(text)
@@ -70,22 +75,20 @@ func Normalize(text string) (normal string, ok bool) {
 	}
 	english := isASCII(text)
 	if english {
-		words = withoutArticles(slices.DeleteFunc(words, word.isPolite))
+		words = withoutArticles(withoutGreeting(slices.DeleteFunc(words, word.isPolite)))
 	}
 	shouted := text == strings.ToUpper(text)
+	short := countOthers(words) < minThe
 	kept := make([]string, len(words))
 	for i, w := range words {
 		switch {
-		case !shouted && isAcronym[w.text]:
+		case !shouted && (isAcronym[w.text] || short && w.isCapitals()):
 			kept[i] = w.text
 		case english && i > 0 && len(words) >= minPlural && !w.quoted && w.text[0] >= 'a':
 			kept[i] = singular(w.lower)
 		default:
 			kept[i] = w.lower
 		}
-	}
-	if english {
-		kept = withoutGreeting(kept)
 	}
 	return strings.Join(kept, " "), len(kept) > 0
 }
@@ -95,8 +98,9 @@ func Normalize(text string) (normal string, ok bool) {
 // six to eight words that differ in it alone, one in eleven asks for two things.
 const minPlural = 9
 
-// minThe is how many words a text must have, but articles, for "the" not to
-// matter: what the cloud is, and what a cloud is, are two questions.
+// minThe is how many words a text must have, but articles, for "the" and the
+// capitals of acronyms not to matter: what the cloud is, and what a cloud is, are
+// two questions, and so are what REST is, and what rest is.
 const minThe = 4
 
 // isAcronym are those that would be other words without their capitals.
@@ -107,6 +111,23 @@ var isAcronym = map[string]bool{"US": true, "IT": true, "WHO": true}
 func hasMaterial(text string) bool {
 	return strings.Contains(text, ": ") || strings.ContainsAny(text, "\n\r")
 }
+
+// singleQuoted is what stands in single quotation marks, without apostrophes.
+var singleQuoted = regexp.MustCompile(`\B'([^']+)'\B`)
+
+// quotesSigns finds a quotation without a letter or a digit: what signs mean is
+// asked about.
+func quotesSigns(text string) bool {
+	parts := strings.Split(text, `"`)
+	for i := 1; i+1 < len(parts); i += 2 {
+		if parts[i] != "" && !strings.ContainsFunc(parts[i], isAlphanumeric) {
+			return true
+		}
+	}
+	return false
+}
+
+func isAlphanumeric(r rune) bool { return unicode.IsLetter(r) || unicode.IsDigit(r) }
 
 // aboutText are words of tasks with a text that is given along with them.
 var aboutText = wordSet("following below translate translation proofread grammar grammatical grammatically spell spelled " +
@@ -123,40 +144,51 @@ func wordSet(words string) map[string]bool {
 
 // word is one of a text, without the punctuation around it.
 type word struct {
-	text   string // as it is written
-	lower  string
-	starts bool // a sentence
-	quoted bool // in double quotation marks
+	text       string // as it is written
+	lower      string
+	starts     bool // a sentence
+	apart      bool // starts a sentence or stands behind a comma
+	quoted     bool
+	afterLower bool // the word before begins with a small letter
 }
 
 func splitWords(text string) []word {
 	fields := strings.Fields(text)
 	words := make([]word, 0, len(fields))
-	starts, quoted := true, false
+	starts, apart, quoted, afterLower := true, true, false, false
 	for _, written := range fields {
 		marks := strings.Count(written, `"`)
 		if trimmed := trimSentence(written); trimmed != "" {
-			words = append(words, word{text: trimmed, lower: strings.ToLower(trimmed), starts: starts, quoted: quoted || marks > 0})
+			words = append(words, word{
+				text: trimmed, lower: strings.ToLower(trimmed),
+				starts: starts, apart: apart, quoted: quoted || marks > 0, afterLower: afterLower,
+			})
+			afterLower = trimmed[0] >= 'a'
 		}
 		quoted = quoted != (marks%2 == 1)
 		starts = endsSentence(written)
+		apart = starts || strings.HasSuffix(written, ",")
 	}
 	return words
 }
 
-// isArticle takes a capital A for a name, but where a sentence begins.
+// isArticle takes a capital for that of a name (vitamin A, watch The Office), but
+// where a sentence begins, and for The where all words have one (Is The Best).
 func (w word) isArticle() bool {
 	switch w.text {
-	case "a", "an":
+	case "a", "an", "the", "THE":
 		return !w.quoted
 	case "A", "An":
-		return w.starts && !w.quoted
+		return !w.quoted && w.starts
+	case "The":
+		return !w.quoted && (w.starts || !w.afterLower)
 	}
-	return w.isThe()
+	return false
 }
 
-func (w word) isThe() bool {
-	return !w.quoted && (w.text == "the" || w.text == "The" || w.text == "THE")
+// isCapitals finds acronyms, and words that are stressed.
+func (w word) isCapitals() bool {
+	return len(w.text) > 1 && !strings.ContainsFunc(w.text, func(r rune) bool { return !unicode.IsUpper(r) })
 }
 
 func (w word) isPolite() bool {
@@ -169,18 +201,31 @@ func (w word) isPolite() bool {
 
 func (w word) isAboutText() bool { return aboutText[w.lower] }
 
-// withoutArticles drops the articles, but "the" where there are few other words.
+// withoutArticles drops the articles, but "the" where there are few other words,
+// and those that make another amount: few are not a few.
 func withoutArticles(words []word) []word {
-	others := 0
-	for _, w := range words {
-		if !w.isArticle() {
-			others++
+	keepThe := countOthers(words) < minThe
+	kept := make([]word, 0, len(words))
+	for i, w := range words {
+		counts := keepThe && w.lower == "the" || i+1 < len(words) && isAmount[words[i+1].lower]
+		if counts || !w.isArticle() {
+			kept = append(kept, w)
 		}
 	}
-	if others < minThe {
-		return slices.DeleteFunc(words, func(w word) bool { return w.isArticle() && !w.isThe() })
+	return kept
+}
+
+// isAmount are words before which an article makes a difference.
+var isAmount = wordSet("few little number")
+
+// countOthers counts the words that are no articles.
+func countOthers(words []word) (n int) {
+	for _, w := range words {
+		if !w.isArticle() {
+			n++
+		}
 	}
-	return slices.DeleteFunc(words, word.isArticle)
+	return n
 }
 
 // isCode reports whether a text of one line has signs of code or mathematics.
@@ -239,23 +284,43 @@ func endsSentence(word string) bool {
 	return word != "" && strings.IndexByte(".?!:", word[len(word)-1]) >= 0
 }
 
-// withoutGreeting drops a greeting before and thanks behind a text.
-func withoutGreeting(words []string) []string {
-	for len(words) > 1 && (words[0] == "hi" || words[0] == "hello" || words[0] == "hey") {
+// withoutGreeting drops a greeting before and thanks behind a text, where a comma
+// or the end of a sentence sets them apart: Hello Kitty is no greeting.
+func withoutGreeting(words []word) []word {
+	for len(words) > 1 && words[1].apart && isGreeting[words[0].lower] {
 		words = words[1:]
 	}
-	for _, thanks := range [][]string{{"thanks"}, {"thank", "you"}, {"thanks", "in", "advance"}} {
-		if n := len(words) - len(thanks); n > 1 && slices.Equal(words[n:], thanks) {
-			return words[:n]
+	for i := max(1, len(words)-longestThanks); i < len(words); i++ {
+		if words[i].apart && isThanks(words[i:]) {
+			return words[:i]
 		}
 	}
 	return words
+}
+
+var isGreeting = wordSet("hi hello hey")
+
+// longestThanks is how many words isThanks knows at most.
+const longestThanks = 4
+
+func isThanks(words []word) bool {
+	lower := make([]string, len(words))
+	for i, w := range words {
+		lower[i] = w.lower
+	}
+	switch strings.Join(lower, " ") {
+	case "thanks", "thank you", "thanks in advance", "thank you in advance":
+		return true
+	}
+	return false
 }
 
 // notPlural are words whose last s makes another word.
 var notPlural = map[string]bool{
 	"news": true, "series": true, "species": true, "means": true, "goods": true, "arms": true, "customs": true,
 	"glasses": true, "always": true, "besides": true, "times": true, "lens": true, "whereas": true, "thus": true,
+	"sometimes": true, "contents": true, "savings": true, "manners": true, "premises": true, "remains": true, "odds": true,
+	"regards": true, "shorts": true, "pants": true, "clothes": true, "windows": true, "canvas": true,
 	"does": true, "this": true, "his": true, "hers": true, "ours": true, "yours": true, "theirs": true, "as": true,
 }
 
@@ -264,6 +329,8 @@ func singular(word string) string {
 	n := len(word)
 	switch {
 	case n < 4 || word[n-1] != 's' || notPlural[word] || strings.ContainsFunc(word, func(r rune) bool { return r < 'a' || r > 'z' }):
+		return word
+	case strings.HasSuffix(word, "ics"): // economics are not economic
 		return word
 	case strings.HasSuffix(word, "ies") && n > 4:
 		return word[:n-3] + "y"
