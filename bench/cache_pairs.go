@@ -96,7 +96,7 @@ func readTSV(f *os.File) (pairs []questionPair, err error) {
 		if err != nil || label != 0 && label != 1 {
 			continue
 		}
-		p := questionPair{a: unquote(fields[1]), b: unquote(fields[2]), same: label == 1}
+		p := questionPair{a: brackets.Replace(unquote(fields[1])), b: brackets.Replace(unquote(fields[2])), same: label == 1}
 		h := fnv.New64a()
 		h.Write([]byte(p.key()))
 		p.second = h.Sum64()>>32&1 == 1
@@ -104,6 +104,9 @@ func readTSV(f *os.File) (pairs []questionPair, err error) {
 	}
 	return pairs, lines.Err()
 }
+
+// brackets are written like this where texts were set apart into words.
+var brackets = strings.NewReplacer("-LRB-", "(", "-RRB-", ")", "-LSB-", "[", "-RSB-", "]", "-LCB-", "{", "-RCB-", "}")
 
 // unquote takes off the quotation marks that programs put around a column.
 func unquote(text string) string {

@@ -18,7 +18,7 @@ func TestPairsOfSeveralFilesAreReadOnce(t *testing.T) {
 	short := write("short.tsv", "1\tWhat is it?\tWhat's that?\t17\n0\tWho?\tWhere?\t1\n1\tWhy?\tHow?\n")
 	long := write("long.tsv", "id\tqid1\tqid2\tquestion1\tquestion2\tis_duplicate\n3\t5\t6\twhat's that ?\twhat is it\t1\n"+
 		"4\t7\t8\t\"Is \"\"a\"\" right\"\tIs it?\t1.0\nbroken\n")
-	but := write("but.tsv", "0\twhere\twho\n")
+	but := write("but.tsv", "0\twhere\t-LRB- who -RRB-\n")
 	pairs, err := readPairs([]string{short, long}, []string{but, write("but2.tsv", "1\tHow?\tWhy\n")})
 	require.NoError(t, err)
 	for i := range pairs {
