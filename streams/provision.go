@@ -98,7 +98,7 @@ func (l Layout) streams() []jetstream.StreamConfig {
 		Name: n.Requests(), Subjects: []string{p + ".requests.*"},
 		Retention: jetstream.WorkQueuePolicy, Discard: jetstream.DiscardNew,
 		MaxBytes: l.RequestsBytes, MaxMsgsPerSubject: l.MaxWaiting, DiscardNewPerSubject: true,
-		Duplicates: requestsWindow,
+		AllowDirect: true, Duplicates: requestsWindow, // read directly where one overtakes a flood
 		// Ids of requests are sequences, which must not start again when the stream is made anew.
 		FirstSeq: uint64(time.Now().UnixMilli()),
 	}, {

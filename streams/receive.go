@@ -36,6 +36,13 @@ func (r *Runner) receive(s *source, msg jetstream.Msg) int {
 	if err != nil {
 		return 0 // no JetStream message: nothing to acknowledge
 	}
+	if s.durable.stream == r.names.Requests() {
+		r.crowding.behind.Store(int64(meta.NumPending))
+		if r.overtaker.passed(meta.Sequence.Stream) {
+			_ = msg.Ack() // a lost one means a redelivery, which ends here too
+			return 1
+		}
+	}
 	d := &delivery{msg: msg, lane: s.lane, taken: time.Now(), delivered: int(meta.NumDelivered), sequence: meta.Sequence.Stream, requests: 1, open: 1}
 	if s.durable.stream == r.names.Requests() {
 		r.receiveRequest(s, d, meta)
@@ -52,7 +59,6 @@ func (r *Runner) receiveRequest(s *source, d *delivery, meta *jetstream.MsgMetad
 	err := r.admit(&it.request, d.msg, meta)
 	r.hold(d, 1)
 	r.cfg.Metrics.delivered(s.durable.stage, d.delivered)
-	r.crowding.behind.Store(int64(meta.NumPending))
 	switch {
 	case err != nil:
 		r.decided.add(&outcome{item: it, verdict: stages.Reject(err)})

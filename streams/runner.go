@@ -96,8 +96,9 @@ type Runner struct {
 	decided   pile[*outcome] // by stages, not published yet
 	acked     pile[*outcome] // published, with their fate known, not settled yet
 
-	shares   *shares
-	crowding crowding
+	shares    *shares
+	crowding  crowding
+	overtaker *overtaker // nil where no requests come in
 
 	draining atomic.Bool
 	warned   atomic.Int64 // when trouble was last logged, Unix seconds
@@ -149,6 +150,7 @@ func NewRunner(nc *nats.Conn, cfg RunnerConfig, steps []Step) (*Runner, error) {
 		shares: newShares(cfg.Waiting),
 	}
 	r.addSteps(steps)
+	r.overtaker = newOvertaker(r)
 	return r, nil
 }
 
@@ -175,7 +177,11 @@ func (r *Runner) Run(ctx context.Context) error {
 	sources := r.sources()
 	r.cfg.Local.follow(sources)
 	for _, s := range r.steps {
-		s.queue = newQueue(len(sources))
+		s.queue = newQueue(len(sources) + 1) // one is the overtaker's
+	}
+	defer r.overtaker.close()
+	if err := r.overtaker.listen(); err != nil {
+		return err
 	}
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
@@ -191,6 +197,7 @@ func (r *Runner) Run(ctx context.Context) error {
 	for _, s := range sources {
 		pulling.Go(func() { s.run(ctx) })
 	}
+	pulling.Go(func() { r.overtaker.run(ctx) })
 
 	pulling.Wait() // ends with ctx
 	r.draining.Store(true)

@@ -54,6 +54,11 @@ func (n Names) Response(tenant, id string) string {
 	return n.Prefix + ".responses." + tenant + "." + id
 }
 
+// Overtaking and Overtaken are the subjects, on core NATS, on which replicas tell
+// each other who works requests ahead of their turn, and which need no more work.
+func (n Names) Overtaking() string { return n.Prefix + ".overtaking" }
+func (n Names) Overtaken() string  { return n.Prefix + ".overtaken" }
+
 // Delta is the subject of the streamed tokens of an answer.
 func (n Names) Delta(tenant, id string) string { return n.Prefix + ".deltas." + tenant + "." + id }
 

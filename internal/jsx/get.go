@@ -32,10 +32,11 @@ type Stored struct {
 	Sequence uint64
 	Header   nats.Header
 	Data     []byte
+	Time     time.Time // when it was stored; the zero time in what LastFromLeader gives
 }
 
-// Getter reads the last messages of many subjects of a stream in one round
-// trip. It is safe for concurrent use.
+// Getter reads many messages of a stream in one round trip: the last ones of some
+// subjects, or the next ones of one. It is safe for concurrent use.
 type Getter struct {
 	nc      *nats.Conn
 	sub     *nats.Subscription
@@ -85,16 +86,32 @@ func (g *Getter) Last(ctx context.Context, stream string, subjects []string) (ma
 	return found, nil
 }
 
-type lastRequest struct {
-	Subjects []string `json:"multi_last"`
+// Next gives up to most messages of a subject, in order, from a sequence on, of no
+// more bytes than the first and maxBytes. The read may be answered by any replica,
+// so it may miss what was written a moment ago.
+func (g *Getter) Next(ctx context.Context, stream, subject string, from uint64, most, maxBytes int) ([]Stored, error) {
+	r, err := g.ask(ctx, stream, getRequest{Next: subject, From: from, Batch: most, MaxBytes: maxBytes})
+	if err != nil {
+		return nil, fmt.Errorf("reading from stream %s: %w", stream, err)
+	}
+	if !strings.HasPrefix(r.status, "204") && !strings.HasPrefix(r.status, "404") {
+		return nil, fmt.Errorf("reading from stream %s: the server answered %s", stream, r.status)
+	}
+	return r.messages, nil
+}
+
+type getRequest struct {
+	Last     []string `json:"multi_last,omitempty"`
+	Next     string   `json:"next_by_subj,omitempty"`
 	From     uint64   `json:"seq,omitempty"`
+	Batch    int      `json:"batch,omitempty"`
 	MaxBytes int      `json:"max_bytes"`
 }
 
 // last reads one batch, in as many answers as its bytes need.
 func (g *Getter) last(ctx context.Context, stream string, subjects []string, found map[string]Stored) error {
 	for from := uint64(0); ; {
-		r, err := g.ask(ctx, stream, lastRequest{subjects, from, batchBytes})
+		r, err := g.ask(ctx, stream, getRequest{Last: subjects, From: from, MaxBytes: batchBytes})
 		if err != nil {
 			return fmt.Errorf("reading from stream %s: %w", stream, err)
 		}
@@ -113,7 +130,7 @@ func (g *Getter) last(ctx context.Context, stream string, subjects []string, fou
 	}
 }
 
-func (g *Getter) ask(ctx context.Context, stream string, request lastRequest) (*read, error) {
+func (g *Getter) ask(ctx context.Context, stream string, request getRequest) (*read, error) {
 	payload, err := json.Marshal(request)
 	if err != nil {
 		return nil, err
@@ -154,19 +171,30 @@ func (g *Getter) receive(m *nats.Msg) {
 	if r == nil {
 		return
 	}
-	if status := m.Header.Get("Status"); status != "" {
-		r.status = status + " " + m.Header.Get("Description")
+	if m.Header.Get(jetstream.StreamHeader) == "" { // a word of the server and no message, whatever headers one was published with
+		r.status = m.Header.Get("Status") + " " + m.Header.Get("Description")
 		r.pending, _ = strconv.ParseUint(m.Header.Get("Nats-Num-Pending"), 10, 64)
 		close(r.done)
 		return
 	}
-	sequence, _ := strconv.ParseUint(m.Header.Get(jetstream.SequenceHeader), 10, 64)
+	sequence, _ := strconv.ParseUint(ofServer(m, jetstream.SequenceHeader), 10, 64)
+	stored, _ := time.Parse(time.RFC3339Nano, ofServer(m, jetstream.TimeStampHeaer))
 	r.last = sequence
-	r.messages = append(r.messages, Stored{Subject: m.Header.Get(jetstream.SubjectHeader), Sequence: sequence, Header: m.Header, Data: m.Data})
+	r.messages = append(r.messages, Stored{ofServer(m, jetstream.SubjectHeader), sequence, m.Header, m.Data, stored})
 	select {
 	case r.more <- struct{}{}:
 	default:
 	}
+}
+
+// ofServer gives a header that the server added to a stored message. It comes
+// behind those of the same name that the message was published with.
+func ofServer(m *nats.Msg, header string) string {
+	values := m.Header.Values(header)
+	if len(values) == 0 {
+		return ""
+	}
+	return values[len(values)-1]
 }
 
 // LastFromLeader gives the last message of a subject as the stream's leader
@@ -207,7 +235,7 @@ func LastFromLeader(ctx context.Context, nc *nats.Conn, stream, subject string) 
 	if err != nil && len(answer.Message.Header) > 0 {
 		return Stored{}, false, fmt.Errorf("reading the headers of %s: %w", subject, err)
 	}
-	return Stored{answer.Message.Subject, answer.Message.Sequence, header, answer.Message.Data}, true, nil
+	return Stored{Subject: answer.Message.Subject, Sequence: answer.Message.Sequence, Header: header, Data: answer.Message.Data}, true, nil
 }
 
 // Publishing outcomes that the server names by number.
