@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"reflect"
 	"slices"
+	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -21,6 +23,9 @@ import (
 // MaxDepth is how deep a request's JSON may be nested. OpenAI's own schemas
 // need fewer than 20 levels; the bound keeps every later pass over a body safe.
 const MaxDepth = 256
+
+// maxAnswers is how many answers a request may ask for (n). OpenAI takes 128.
+const maxAnswers = 1000
 
 // Kind is what a request asks for.
 type Kind string
@@ -158,10 +163,32 @@ func (p *parser) member(name string) error {
 			return p.wrong("stream", "true or false")
 		}
 		return p.skip("stream")
+	case "n":
+		return p.answers()
 	case "processor":
 		return p.options()
 	}
 	return p.skip(name)
+}
+
+// answers checks how many answers a request asks for: what it may cost is
+// multiplied by it, so it must not be left to a provider how to read it.
+func (p *parser) answers() error {
+	if kind := p.dec.PeekKind(); kind != '0' && kind != 'n' {
+		return p.wrong("n", fmt.Sprintf("a whole number from 1 to %d", maxAnswers))
+	}
+	value, err := p.dec.ReadValue()
+	if err != nil {
+		return syntaxError("n", err)
+	}
+	n := 1.0
+	if value.Kind() == '0' {
+		n, err = strconv.ParseFloat(string(value), 64)
+	}
+	if err != nil || n < 1 || n > maxAnswers || n != math.Trunc(n) {
+		return Invalid(CodeInvalidField, "n", "%.40s is not a whole number from 1 to %d", value, maxAnswers)
+	}
+	return nil
 }
 
 // inputs reads what an embeddings request asks for: a text, texts, or tokens.
@@ -392,7 +419,7 @@ func plainName(quoted []byte) (string, error) {
 	return Unquote(quoted)
 }
 
-var knownNames = []string{"model", "messages", "role", "content", "input", "stream", "processor", "temperature", "max_completion_tokens", "max_tokens", "top_p", "tools", "name"}
+var knownNames = []string{"model", "n", "messages", "role", "content", "input", "stream", "processor", "temperature", "max_completion_tokens", "max_tokens", "top_p", "tools", "name"}
 
 func (p *parser) text(param string) (string, error) {
 	switch p.dec.PeekKind() {

@@ -29,6 +29,11 @@ func TestParse(t *testing.T) {
 	require.NoError(t, err)
 	require.Equal(t, "m", p.Model, "names are compared unescaped")
 
+	for _, n := range []string{"1", "3.0", "2e1", "null"} {
+		_, err = Parse([]byte(`{"n":` + n + `,"messages":[{"role":"user","content":"a"}]}`))
+		require.NoError(t, err, n)
+	}
+
 	p, err = Parse([]byte(`{"processor":{"template":"summarise@3","variables":{"text":"a"}}}`))
 	require.NoError(t, err)
 	require.Equal(t, "auto", p.Model)
@@ -57,6 +62,10 @@ func TestParseNamesWhatIsWrong(t *testing.T) {
 		`{"messages":[{"role":"user"}],"processor":{"cache":{"ttl":"1"}}}`: {CodeInvalidField, "processor.cache.ttl"},
 		`{"messages":[{"role":"user"}],"processor":{"deadline":"soon"}}`:   {CodeInvalidField, "processor.deadline"},
 		`{"messages":[{"role":"user"}],"a":1,"\u0061":2}`:                  {CodeDuplicateMember, "a"},
+		`{"messages":[{"role":"user"}],"n":"3"}`:                           {CodeInvalidField, "n"},
+		`{"messages":[{"role":"user"}],"n":0}`:                             {CodeInvalidField, "n"},
+		`{"messages":[{"role":"user"}],"\u006e":1.5}`:                      {CodeInvalidField, "n"},
+		`{"messages":[{"role":"user"}],"n":100000000000000000000}`:         {CodeInvalidField, "n"},
 	} {
 		_, err := Parse([]byte(body))
 		var e *Error

@@ -170,6 +170,25 @@ func TestAHardBudgetBoundsTheAnswer(t *testing.T) {
 	require.LessOrEqual(t, 4*body.Most, 500, "n multiplies")
 }
 
+func TestAHardBudgetCountsWhatAProviderReads(t *testing.T) {
+	t.Parallel()
+	sent := make(chan string, 10)
+	upstream := billing()
+	upstream.Respond = func(c fakellm.Call) *fakellm.Step { sent <- string(c.Body); return nil }
+	b := newBudgeted(t, upstream, nil, func(c *budget.Config) { c.DailyLimit, c.PerRequestLimit = 100_000, 500 })
+
+	b.publish("escaped", `{"model":"gpt-4o","\u006e":4,"m\u0061x_tokens":300,"messages":[{"role":"user","content":"hello"}]}`)
+	require.Contains(t, b.await("escaped").raw, `"code":"per_request_limit"`, "four answers of 300 tokens")
+	b.publish("both", `{"model":"gpt-4o","max_completion_tokens":5,"max_tokens":600,"messages":[{"role":"user","content":"hello"}]}`)
+	require.Contains(t, b.await("both").raw, `"code":"per_request_limit"`, "a provider may go by either")
+	require.Empty(t, sent)
+	b.publish("endless", `{"model":"gpt-4o","max_tokens":-1,"messages":[{"role":"user","content":"hello"}]}`)
+	b.await("endless")
+	body := <-sent
+	require.NotContains(t, body, "max_tokens")
+	require.Contains(t, body, "max_completion_tokens")
+}
+
 func TestASoftBudgetBoundsNothing(t *testing.T) {
 	t.Parallel()
 	b := newBudgeted(t, billing(), nil, func(c *budget.Config) { c.DailyLimit, c.Hard = 100_000, false })

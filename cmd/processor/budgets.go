@@ -192,10 +192,9 @@ func (b *budgets) count(r *stages.Request, model string) (int, error) {
 // hard budget a request without a bound gets one, which the response shows.
 func (b *budgets) answerBound(r *stages.Request, model string, prompt int, hard bool, e *estimate) int {
 	n := max(1, number(r.Body, "n"))
-	for _, name := range []string{"max_completion_tokens", "max_tokens"} {
-		if bound := number(r.Body, name); bound > 0 {
-			return saturate(n, bound)
-		}
+	// Which of the two a provider goes by, where both are there, is its own affair.
+	if bound := max(number(r.Body, "max_completion_tokens"), number(r.Body, "max_tokens")); bound > 0 {
+		return saturate(n, bound)
 	}
 	if !hard {
 		return saturate(n, probableAnswer)
@@ -209,7 +208,8 @@ func (b *budgets) answerBound(r *stages.Request, model string, prompt int, hard 
 			bound = min(bound, left)
 		}
 	}
-	e.body = schemas.SetMember(r.Body, "max_completion_tokens", strconv.AppendInt(nil, int64(bound), 10))
+	unbound := schemas.DeleteMember(r.Body, "max_tokens") // it bounds nothing: it is negative, or no number
+	e.body = schemas.SetMember(unbound, "max_completion_tokens", strconv.AppendInt(nil, int64(bound), 10))
 	e.parameters = fmt.Appendf(nil, `{"max_completion_tokens":%d}`, bound)
 	return saturate(n, bound)
 }

@@ -17,6 +17,7 @@ import (
 	"github.com/adpa/processor/internal/config"
 	"github.com/adpa/processor/kv"
 	"github.com/adpa/processor/kv/budget"
+	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/stages"
 	"github.com/adpa/processor/stages/batch"
 	"github.com/adpa/processor/stages/cache"
@@ -29,12 +30,26 @@ import (
 func steps(d *deps) []streams.Step {
 	c, scoring := d.settings(), d.scoring()
 	return []streams.Step{
-		{Name: stages.Compress, Stage: stages.Before(scoring.Ask, stages.Before(d.tuner.Ask, stages.Before(d.templates.Render, stages.Before(d.forms.Ask, compress.Stage(d.compressor)))))},
+		{Name: stages.Compress, Stage: stages.Before(plainNames, stages.Before(scoring.Ask, stages.Before(d.tuner.Ask, stages.Before(d.templates.Render, stages.Before(d.forms.Ask, compress.Stage(d.compressor))))))},
 		{Name: stages.Cache, Stage: cache.New(d.cacheConfig(), d.replay.over(d.cached()), d.metrics.looked)},
 		{Name: stages.Batch, Stage: batch.New(c.Batch, batch.Limits{Bytes: d.messageRoom()})},
 		{Name: stages.Generate, Stage: d.generate, Slice: 64, Workers: 2},
 		{Name: stages.Score, Stage: streamed(stages.Before(d.forms.Check, scoring), d.deltas.Begin)},
 	}
+}
+
+// plainNames has a request's members be named as a provider reads them: every
+// stage, and a budget above all, looks for them by their plain names.
+func plainNames(_ context.Context, r *stages.Request) (verdict stages.Verdict, decided bool) {
+	plain := schemas.PlainNames(r.Body)
+	if len(plain) == len(r.Body) { // the very same, as each name gets shorter
+		return stages.Verdict{}, false
+	}
+	r.Original, r.Body = r.Published(), plain
+	if span, ok := schemas.Member(plain, "processor"); ok {
+		r.Options = span.Of(plain)
+	}
+	return stages.Verdict{}, false
 }
 
 // pipeline is the part of the processor that works on requests in this process.
