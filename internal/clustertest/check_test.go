@@ -27,6 +27,11 @@ type found struct {
 //     the estimates of calls whose outcome is unknown, and not above the limit.
 func (p *plant) check(ids []string) found {
 	p.t.Helper()
+	defer func() {
+		if p.t.Failed() {
+			p.tellMissing(ids)
+		}
+	}()
 	p.awaitResponses(len(ids), 5*time.Minute)
 	p.awaitNothingLeft()
 	f := found{}
@@ -182,6 +187,37 @@ func (p *plant) read(stream string) (list []jetstream.Msg) {
 		if meta, err := m.Metadata(); err != nil || meta.NumPending == 0 {
 			return list
 		}
+	}
+}
+
+// tellMissing tells what is known of accepted ids without a response: where on its
+// way a request was lost, and when it came.
+func (p *plant) tellMissing(ids []string) {
+	answered := map[string]bool{}
+	for _, m := range p.read("LLM_RESPONSES") {
+		answered[last(m.Subject())] = true
+	}
+	told := 0
+	for i, id := range ids {
+		if answered[id] || told == 20 {
+			continue
+		}
+		told++
+		p.t.Logf("%s, accepted as number %d, behind %s, has no response", id, i, ids[max(0, i-1)])
+		p.tellStored("LLM_ARCHIVE", func(m jetstream.Msg) bool { return m.Headers().Get("Llm-Id") == id })
+		p.tellStored("KV_llm_answers", func(m jetstream.Msg) bool { return strings.HasSuffix(m.Subject(), "."+id) })
+	}
+}
+
+// tellStored tells which messages of a stream are of the kind that is looked for.
+func (p *plant) tellStored(stream string, wanted func(jetstream.Msg) bool) {
+	for _, m := range p.read(stream) {
+		if meta, err := m.Metadata(); err == nil && wanted(m) {
+			p.t.Logf("  %s has it as %d, of %s, %v, %.300s", stream, meta.Sequence.Stream, meta.Timestamp.Format(time.StampMilli), m.Headers(), m.Data())
+		}
+	}
+	if info, err := p.info(stream); err == nil {
+		p.t.Logf("  %s: messages %d, sequences %d to %d, %d deleted", stream, info.State.Msgs, info.State.FirstSeq, info.State.LastSeq, info.State.NumDeleted)
 	}
 }
 
