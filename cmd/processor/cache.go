@@ -207,7 +207,7 @@ func (s *cacheStats) print(a *app) error {
 	if s.Chosen {
 		by = "by cache optimize --apply"
 	}
-	fmt.Fprintf(a.stdout, "the bucket holds %d of %d bytes; memory: %s, %v, %s\n", s.UsedBytes, s.MaxBytes, s.Strategy, units.Bytes(s.LocalSize), by)
+	fmt.Fprintf(a.stdout, "the bucket holds %s of %s; memory: %s, %v, %s\n", units.Bytes(s.UsedBytes).Short(), units.Bytes(s.MaxBytes).Short(), s.Strategy, units.Bytes(s.LocalSize), by)
 	if r := s.Answers; r != nil {
 		fmt.Fprintf(a.stdout, "of %d responses that are kept: %d hits (%.1f %%), %d shared (%.1f %%), %d normalized (%.1f %%), %d misses, %d off; hit rate %.1f %%\n",
 			r.Requests, r.By["hit"], 100*r.Rates["hit"], r.By["shared"], 100*r.Rates["shared"], r.By["normalized"], 100*r.Rates["normalized"],

@@ -29,8 +29,8 @@ func (d *doctor) checkDisk(dir string) {
 	free, sum := units.Bytes(disk.Bavail*uint64(disk.Bsize)), reserved(d.cfg)
 	if free < sum {
 		d.add("storage", warning, "lower max_bytes under streams, or set nats.embedded.dir to a larger disk",
-			"%v are free for %s, and the limits of streams and buckets add up to %v: a full disk stops the server", free, dir, sum)
+			"%v are free for %s, and the limits of streams and buckets add up to %v: a full disk stops the server", free.Short(), dir, sum.Short())
 		return
 	}
-	d.add("storage", fine, "", "%v free for %s; the streams may grow to %v", free, dir, sum)
+	d.add("storage", fine, "", "%v free for %s; the streams may grow to %v", free.Short(), dir, sum.Short())
 }

@@ -63,14 +63,14 @@ func (d *doctor) checkStorage(info *jetstream.AccountInfo) {
 	most, used := info.Limits.MaxStore, units.Bytes(info.Store)
 	switch {
 	case most <= 0:
-		d.add("storage", fine, "", "%v used; the streams may grow to %v, and the account has no limit: the disk must have that", used, sum)
+		d.add("storage", fine, "", "%v used; the streams may grow to %v, and the account has no limit: the disk must have that", used.Short(), sum.Short())
 	case int64(sum) > most:
 		d.add("storage", warning, "raise max_file of the account and max_file_store, or lower max_bytes under streams",
-			"the account may store %v, the limits of streams and buckets add up to %v (%v used): it fills up before they do", units.Bytes(most), sum, used)
+			"the account may store %v, the limits of streams and buckets add up to %v (%v used): it fills up before they do", units.Bytes(most).Short(), sum.Short(), used.Short())
 	case int64(used) > most/10*9:
-		d.add("storage", warning, "raise max_file of the account, or lower max_bytes and max_age under streams", "%v of %v are used", used, units.Bytes(most))
+		d.add("storage", warning, "raise max_file of the account, or lower max_bytes and max_age under streams", "%v of %v are used", used.Short(), units.Bytes(most).Short())
 	default:
-		d.add("storage", fine, "", "%v of %v used; the streams may grow to %v", used, units.Bytes(most), sum)
+		d.add("storage", fine, "", "%v of %v used; the streams may grow to %v", used.Short(), units.Bytes(most).Short(), sum.Short())
 	}
 }
 
@@ -209,7 +209,7 @@ func (d *doctor) checkBuckets(ctx context.Context, js jetstream.JetStream) {
 			d.add(check, warning, "processor provision", "replicas is %d, not %d", have, want)
 		}
 		if most := info.Config.MaxBytes; most > 0 && info.Config.Discard == jetstream.DiscardNew && info.State.Bytes > uint64(most)/10*9 {
-			d.add(check, failure, d.roomIn(name), "it is full (%v of %v): requests wait", units.Bytes(info.State.Bytes), units.Bytes(most))
+			d.add(check, failure, d.roomIn(name), "it is full (%v of %v): requests wait", units.Bytes(info.State.Bytes).Short(), units.Bytes(most).Short())
 		}
 		d.checkPeers(check, info.Cluster)
 		if len(d.findings) == before {

@@ -137,7 +137,7 @@ func (c *provisionCmd) list(a *app, cfg config.Config, js jetstream.JetStream) e
 	w := tabwriter.NewWriter(a.stdout, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(w, "STREAM\tREPLICAS\tMESSAGES\tHOLDS\tMAY HOLD")
 	for _, r := range rows {
-		fmt.Fprintf(w, "%s\t%d\t%d\t%v\t%v\n", r.Stream, r.Replicas, r.Messages, units.Bytes(r.Bytes), units.Bytes(r.MaxBytes))
+		fmt.Fprintf(w, "%s\t%d\t%d\t%v\t%v\n", r.Stream, r.Replicas, r.Messages, units.Bytes(r.Bytes).Short(), units.Bytes(r.MaxBytes).Short())
 	}
 	return w.Flush()
 }

@@ -83,6 +83,19 @@ func (b Bytes) String() string {
 	return strconv.FormatInt(int64(b), 10) + "B"
 }
 
+// Short gives the size for people, rounded to a tenth of its unit: 950B, 17.9KB,
+// 58.5GB.
+func (b Bytes) Short() string {
+	for _, u := range sizes {
+		if b < u.size || u.size == 1 {
+			continue
+		}
+		n := float64(b) / float64(u.size)
+		return strings.TrimSuffix(strconv.FormatFloat(n, 'f', 1, 64), ".0") + u.name
+	}
+	return strconv.FormatInt(int64(b), 10) + "B"
+}
+
 // MarshalText implements encoding.TextMarshaler.
 func (b Bytes) MarshalText() ([]byte, error) { return []byte(b.String()), nil }
 

@@ -38,6 +38,9 @@ func TestTextIsShortAndReadBack(t *testing.T) {
 	for want, b := range map[string]Bytes{"0B": 0, "1B": 1, "1023B": 1023, "1KB": KB, "1536B": 1536, "10GB": 10 * GB, "1TB": TB} {
 		require.Equal(t, want, b.String())
 	}
+	for want, b := range map[string]Bytes{"0B": 0, "950B": 950, "1KB": KB, "17.9KB": 18330, "58.5GB": 59872 * MB, "1024TB": 1024 * TB, "-1B": -1} {
+		require.Equal(t, want, b.Short())
+	}
 	for want, d := range map[string]Duration{
 		"0s": 0, "30s": Duration(30 * time.Second), "5m": Duration(5 * time.Minute), "168h": Duration(168 * time.Hour),
 		"1h30m": Duration(90 * time.Minute), "1h0m5s": Duration(time.Hour + 5*time.Second), "10m10s": Duration(610 * time.Second),
