@@ -154,7 +154,7 @@ func newStageRow(stage string, is *sample, d, life *replicaFigures, per func(flo
 		stream = "_REQUESTS"
 	}
 	for _, h := range is.holdings {
-		if strings.HasSuffix(h.Stream, stream) && !h.Oldest.IsZero() {
+		if strings.HasSuffix(h.Stream, stream) && !h.Oldest.IsZero() && row.Interactive+row.Batch+row.InWork > 0 { // else it waits for the archive alone
 			row.Oldest = max(is.at.Sub(h.Oldest).Seconds(), 0)
 		}
 	}

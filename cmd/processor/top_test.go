@@ -69,8 +69,22 @@ func TestAFrameShowsEverything(t *testing.T) {
 		}
 		require.Less(t, strings.Index(text, "tenant-11"), strings.Index(text, "tenant-3"), "the fullest budget comes first")
 	}
+	narrow := strings.Join(fullFrame().lines(40, 0, false), "\n")
+	for _, stage := range stages.Names {
+		require.Contains(t, narrow, "\n"+stage+" ", "columns are left out before a stage loses its name")
+	}
 	short := strings.Join(fullFrame().lines(80, 30, false), "\n")
 	require.Contains(t, short, "(2 of 12)", "what does not fit is counted")
+}
+
+// A request that a stage has done with may stay in the stream until it is archived.
+func TestWhatWaitsForTheArchiveAloneIsNotOld(t *testing.T) {
+	t.Parallel()
+	now := time.Now()
+	is := &sample{at: now, holdings: []streams.Holding{{Stream: "LLM_REQUESTS", Messages: 1, Oldest: now.Add(-time.Hour)}}}
+	require.Zero(t, newFrame(&sample{}, is).Stages[0].Oldest)
+	is.lags = []streams.Lag{{Stage: stages.Compress, InWork: 1}}
+	require.InDelta(t, 3600, newFrame(&sample{}, is).Stages[0].Oldest, 1)
 }
 
 func TestQuantilesOfSpreads(t *testing.T) {

@@ -135,8 +135,8 @@ func ifElse(yes bool, a, b style) style {
 
 func (f *frame) stagePanel() *panel {
 	p := &panel{title: "stages", columns: []column{
-		{"STAGE", 0, false}, {"REQ/S", 0, true}, {"FAIL/S", 3, true}, {"INTERACT.", 0, true}, {"BATCH", 0, true},
-		{"IN WORK", 1, true}, {"OLDEST", 2, true}, {"WAIT P50", 5, true}, {"WAIT P95", 0, true}, {"WORK P50", 4, true}, {"WORK P95", 0, true},
+		{"STAGE", 0, false}, {"REQ/S", 0, true}, {"FAIL/S", 5, true}, {"INTERACT.", 0, true}, {"BATCH", 1, true},
+		{"IN WORK", 3, true}, {"OLDEST", 4, true}, {"WAIT P50", 7, true}, {"WAIT P95", 0, true}, {"WORK P50", 6, true}, {"WORK P95", 2, true},
 	}}
 	for _, s := range f.Stages {
 		p.rows = append(p.rows, []cell{
@@ -151,8 +151,8 @@ func (f *frame) stagePanel() *panel {
 
 func (f *frame) modelPanel() *panel {
 	p := &panel{title: "models", empty: "none was called yet", columns: []column{
-		{"MODEL", 0, false}, {"PROVIDER", 4, false}, {"BREAKER", 0, false}, {"IN FLIGHT", 0, true}, {"WAITING", 1, true},
-		{"QUALITY", 0, true}, {"P50", 3, true}, {"P95", 0, true}, {"FAILED", 2, true}, {"COST", 5, true},
+		{"MODEL", 0, false}, {"PROVIDER", 6, false}, {"BREAKER", 0, false}, {"IN FLIGHT", 2, true}, {"WAITING", 3, true},
+		{"QUALITY", 1, true}, {"P50", 5, true}, {"P95", 0, true}, {"FAILED", 4, true}, {"COST", 7, true},
 	}}
 	for _, m := range f.Models {
 		breaker, flight, failed, quality := cell{cmp.Or(strings.ReplaceAll(m.Breaker, "_", " "), "-"), good}, "-", "-", "-"
