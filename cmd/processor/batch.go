@@ -84,7 +84,9 @@ func (c *batchCmd) work(a *app, cfg config.Config, nc *nats.Conn, input io.Reade
 	exchange.Close()
 	show.end()
 	if !complete {
-		err = errors.Join(err, out.abandon(), errs.abandon())
+		if ended := errors.Join(out.abandon(), errs.abandon()); err == nil { // what failed to be written fails again
+			err = ended
+		}
 	} else {
 		err = errors.Join(err, out.commit(), errs.commit())
 	}

@@ -84,20 +84,29 @@ func (j *batchJob) collect() (complete bool, err error) {
 		select {
 		case answer, more := <-j.exchange.Answers():
 			if !more {
-				return true, j.out.flush()
+				err := j.flush()
+				return err == nil, err
 			}
 			if err := j.answered(answer); err != nil {
 				return false, err
 			}
 			if len(j.exchange.Answers()) == 0 {
-				if err := errors.Join(j.out.flush(), j.errs.flush()); err != nil {
+				if err := j.flush(); err != nil {
 					return false, err
 				}
 			}
 		case <-j.exchange.Done():
-			return false, errors.Join(j.out.flush(), j.errs.flush())
+			return false, j.flush()
 		}
 	}
+}
+
+// flush shows the answers and the failures so far, which may go to one output.
+func (j *batchJob) flush() error {
+	if err := j.out.flush(); err != nil || j.errs == j.out {
+		return err
+	}
+	return j.errs.flush()
 }
 
 func (j *batchJob) answered(answer streams.Answer) error {
@@ -134,7 +143,7 @@ func (j *batchJob) fail(customID string, number int, err error) error {
 
 // feed reads the input to its end and sends what is not answered yet.
 func (j *batchJob) feed(ctx context.Context, input io.Reader) error {
-	reader := bufio.NewReaderSize(input, j.buffer)
+	reader := lineReader(input, j.buffer)
 	var ahead []request
 	size := 0
 	for number := 1; ; number++ {
@@ -160,6 +169,17 @@ func (j *batchJob) feed(ctx context.Context, input io.Reader) error {
 			ahead, size = ahead[:0], 0
 		}
 	}
+}
+
+// lineReader reads lines of an input, without the byte order mark that some
+// programs put before the first.
+func lineReader(input io.Reader, buffer int) *bufio.Reader {
+	const mark = "\xef\xbb\xbf"
+	r := bufio.NewReaderSize(input, buffer)
+	if start, _ := r.Peek(len(mark)); string(start) == mark { // an error comes again with the first line
+		_, _ = r.Discard(len(mark))
+	}
+	return r
 }
 
 // readLine reads a line without its end. Of one that is longer than most it

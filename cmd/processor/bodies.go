@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"errors"
 	"fmt"
 	"io"
@@ -60,7 +59,7 @@ type entry struct {
 
 // each calls f with each line that is not empty. The first error of f ends it.
 func (s source) each(f func(entry) error) error {
-	reader := bufio.NewReaderSize(s.reader, 256<<10)
+	reader := lineReader(s.reader, 256<<10)
 	for number := 1; ; number++ {
 		text, length, err := readLine(reader, maxFileLine)
 		if errors.Is(err, io.EOF) && length == 0 {
