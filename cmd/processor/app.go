@@ -74,7 +74,7 @@ func withProviders(names []string) func(*config.Config) error {
 		for _, name := range names {
 			p, err := providers.Shorthand(name, os.Getenv)
 			if err != nil {
-				return wrongUse(fmt.Errorf("--provider: %w", err), "set the key, or leave --provider out for the simulated model")
+				return wrongUse(fmt.Errorf("--provider: %w", err), "set the key or correct the name, or leave --provider out for the simulated model")
 			}
 			c.Providers = append(c.Providers, p)
 		}
@@ -163,6 +163,9 @@ func (a *app) connectOrEmbed(cfg config.Config) (nc *nats.Conn, own bool, end fu
 func (a *app) embed(cfg config.Config) (*nats.Conn, bool, func(), error) {
 	c := cfg.NATS.Embedded
 	server, err := embedded.Start(embedded.Config{Dir: c.Dir, Host: c.Host, Port: c.Port, Sync: c.Sync.Std()})
+	if errors.Is(err, fs.ErrPermission) {
+		err = hint(err, "work in a directory that can be written, set nats.embedded.dir to one, or name a server with --nats URL")
+	}
 	if err != nil {
 		return nil, false, nil, err
 	}

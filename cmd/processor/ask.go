@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"strings"
+	"unicode/utf8"
 
 	"github.com/adpa/processor/schemas"
 	"github.com/adpa/processor/streams"
@@ -67,6 +68,9 @@ func (c *askCmd) body(stdin io.Reader) ([]byte, error) {
 	}
 	if strings.TrimSpace(prompt) == "" {
 		return nil, wrongUse(errors.New("the prompt is empty"), `processor ask "What is NATS?"`)
+	}
+	if !utf8.ValidString(prompt) || !utf8.ValidString(c.System) {
+		return nil, wrongUse(errors.New("the prompt is not UTF-8"), "iconv -f latin1 -t utf-8 FILE | processor ask")
 	}
 	type message struct {
 		Role    string `json:"role"`

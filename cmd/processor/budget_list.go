@@ -17,7 +17,7 @@ import (
 
 type budgetListCmd struct {
 	Tenant string `placeholder:"TENANT" help:"Only this tenant's; else those of all."`
-	By     string `placeholder:"model|day" enum:",model,day" default:"" help:"What was used by model or by day, as far back as it is kept, in place of the limits."`
+	By     string `placeholder:"model|day" help:"What was used by model or by day, as far back as it is kept, in place of the limits."`
 	Since  string `placeholder:"DATE" help:"With --by, only what was used from this day of UTC on, as in 2026-11-01."`
 	CSV    bool   `name:"csv" xor:"form" help:"Print CSV."`
 	JSON   bool   `name:"json" xor:"form" help:"Print JSON, one object a line."`
@@ -49,11 +49,14 @@ func (c *budgetListCmd) validate() error {
 			return err
 		}
 	}
+	if c.By != "" && c.By != "model" && c.By != "day" {
+		return wrongUse(fmt.Errorf("--by: %.40q is neither model nor day", c.By), "--by model")
+	}
 	if c.Since == "" {
 		return nil
 	}
 	if c.By == "" {
-		return wrongUse(errors.New("--since goes with --by: limits are those of now"), "processor budget list --by day --since "+c.Since)
+		return wrongUse(errors.New("--since goes with --by: limits are those of now"), "processor budget list --by day --since "+time.Now().UTC().Format(time.DateOnly))
 	}
 	if _, err := time.Parse(time.DateOnly, c.Since); err != nil {
 		return wrongUse(fmt.Errorf("--since: %.40q is no date", c.Since), "--since "+time.Now().UTC().Format(time.DateOnly))

@@ -74,13 +74,13 @@ func (b *budgets) Reserve(ctx context.Context, r *stages.Request, route generate
 	case budget.Wait:
 		return generate.Grant{State: generate.InTheWay}, nil
 	case budget.Denied:
-		return b.denied(r, route, outcome.Denial), nil
+		return b.denied(route, outcome.Denial), nil
 	}
 	return generate.Grant{}, outcome.Err
 }
 
 // denied says what the budget wants done with a request that does not fit.
-func (b *budgets) denied(r *stages.Request, route generate.Route, d *budget.Denial) generate.Grant {
+func (b *budgets) denied(route generate.Route, d *budget.Denial) generate.Grant {
 	grant := generate.Grant{State: generate.Refused, Denied: d.Err(time.Now())}
 	reason := string(d.Window) + "_" + string(d.Unit)
 	switch d.Action {

@@ -71,6 +71,8 @@ func advise(err error) *commandError {
 		return &commandError{err, "use the server of that process with --nats URL, or set nats.embedded.dir", false}
 	case errors.Is(err, nats.ErrAuthorization), errors.Is(err, nats.ErrAuthExpired):
 		return &commandError{err, "check nats.creds, nats.nkey or the user in nats.url", false}
+	case errors.Is(err, nats.ErrMaxPayload):
+		return &commandError{err, "make the request shorter, or raise max_payload of the server; processor doctor says how many bytes one may have", false}
 	case errors.Is(err, context.Canceled):
 		return &commandError{err, "", false}
 	}

@@ -66,6 +66,9 @@ func (c *modelsCmd) Run(a *app) error {
 	switch {
 	case c.JSON:
 		return printJSON(a.stdout, rows)
+	case len(rows) == 0 && c.Route != "":
+		_, err := fmt.Fprintf(a.stdout, "nothing was measured on route %q; processor models lists the routes\n", c.Route)
+		return err
 	case len(rows) == 0:
 		_, err := fmt.Fprintln(a.stdout, "nothing was measured yet: figures come with the first answers")
 		return err

@@ -19,6 +19,9 @@ type statusCmd struct {
 // Run looks at the stored responses, then at what waits. A request that nobody
 // knows is a failure.
 func (c *statusCmd) Run(a *app) error {
+	if err := checkID(c.ID, "status"); err != nil {
+		return err
+	}
 	client, closeServer, err := a.operator(c.Tenant)
 	if err != nil {
 		return err
@@ -58,6 +61,14 @@ func describe(w streams.Whereabouts) string {
 	return b.String()
 }
 
+// checkID refuses an id that no request can have.
+func checkID(id, command string) error {
+	if schemas.ValidName(id) {
+		return nil
+	}
+	return wrongUse(fmt.Errorf("id %.80q is not 1 to 64 characters of A-Z a-z 0-9 _ -", id), "processor "+command+" --help")
+}
+
 // operator connects to a running server for a command that looks at one tenant.
 func (a *app) operator(tenant string) (*streams.Client, func(), error) {
 	cfg, err := a.load()
@@ -90,14 +101,14 @@ func (c *cancelCmd) Help() string {
 
 // Run tells every process to end the request, unless it is over.
 func (c *cancelCmd) Run(a *app) error {
+	if err := checkID(c.ID, "cancel"); err != nil {
+		return err
+	}
 	client, closeServer, err := a.operator(c.Tenant)
 	if err != nil {
 		return err
 	}
 	defer closeServer()
-	if !schemas.ValidName(c.ID) {
-		return wrongUse(fmt.Errorf("id %.80q is not 1 to 64 characters of A-Z a-z 0-9 _ -", c.ID), "processor cancel --help")
-	}
 	over, err := client.Lookup(a.ctx, []string{c.ID})
 	if err != nil {
 		return err
