@@ -99,11 +99,18 @@ func (m *models) change(cfg config.Config) {
 // named reports whether the configuration names a model.
 func (m *models) named(model string) bool { return m.table.Load().index(model) >= 0 }
 
+// catchHangups has SIGHUP end the process no more. One that comes before
+// somebody listens is kept.
+func catchHangups() chan os.Signal {
+	hangups := make(chan os.Signal, 1)
+	signal.Notify(hangups, syscall.SIGHUP)
+	return hangups
+}
+
 // reloadOnHangup reads the configuration again at every SIGHUP until stop, and
 // logs what came of it.
-func (p *pipeline) reloadOnHangup(read func() (config.Config, error)) (stop func()) {
-	hangups, done := make(chan os.Signal, 1), make(chan struct{})
-	signal.Notify(hangups, syscall.SIGHUP)
+func (p *pipeline) reloadOnHangup(hangups chan os.Signal, read func() (config.Config, error)) (stop func()) {
+	done := make(chan struct{})
 	go func() {
 		defer close(done)
 		for range hangups {

@@ -178,11 +178,12 @@ func TestReloadsAreTold(t *testing.T) {
 func TestHangupReloads(t *testing.T) {
 	x := newReloadTest(t, nil)
 	read := make(chan struct{}, 1)
-	stop := x.running.reloadOnHangup(func() (config.Config, error) {
+	hangups := catchHangups()
+	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGHUP), "one that comes while the process starts")
+	stop := x.running.reloadOnHangup(hangups, func() (config.Config, error) {
 		defer func() { read <- struct{}{} }()
 		return x.with(func(c *config.Config) { c.Score.Threshold = 0.3 }), nil
 	})
-	require.NoError(t, syscall.Kill(os.Getpid(), syscall.SIGHUP))
 	<-read
 	stop() // waits for what was begun
 	require.InDelta(t, 0.3, x.running.deps.settings().Score.Threshold, 0)

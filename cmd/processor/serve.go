@@ -31,6 +31,7 @@ func (*runCmd) Help() string {
 
 // Run works until a signal comes, finishes what it took and returns.
 func (c *runCmd) Run(a *app) error {
+	hangups := catchHangups() // before all that takes time
 	cfg, err := a.load(withProviders(c.Provider))
 	if err != nil {
 		return err
@@ -60,7 +61,7 @@ func (c *runCmd) Run(a *app) error {
 		return errors.Join(err, http.Close(a.ctx))
 	}
 	defer stopFigures()
-	defer p.reloadOnHangup(func() (config.Config, error) { return a.load(withProviders(c.Provider)) })()
+	defer p.reloadOnHangup(hangups, func() (config.Config, error) { return a.load(withProviders(c.Provider)) })()
 	fmt.Fprintf(a.stderr, "processor: serving %s on %s; metrics on http://%s/metrics\n",
 		groupNames(cfg, c.Stages), redact(nc.ConnectedUrl()), http.Addr())
 	err = p.Run(a.ctx)
