@@ -219,33 +219,6 @@ func (p *Process) Freeze() error { return p.cmd.Process.Signal(syscall.SIGSTOP) 
 // Thaw lets a frozen process go on.
 func (p *Process) Thaw() error { return p.cmd.Process.Signal(syscall.SIGCONT) }
 
-// ConnectedTo reports whether the process has an open TCP connection to the port.
-func (p *Process) ConnectedTo(port int) (bool, error) {
-	root := filepath.Join("/proc", strconv.Itoa(p.cmd.Process.Pid))
-	table, err := os.ReadFile(filepath.Join(root, "net", "tcp"))
-	if err != nil {
-		return false, err
-	}
-	open := map[string]bool{} // inodes of sockets
-	for line := range strings.Lines(string(table)) {
-		fields := strings.Fields(line)
-		const established = "01"
-		if len(fields) > 9 && strings.HasSuffix(fields[2], fmt.Sprintf(":%04X", port)) && fields[3] == established {
-			open["socket:["+fields[9]+"]"] = true
-		}
-	}
-	files, err := filepath.Glob(filepath.Join(root, "fd", "*"))
-	if err != nil {
-		return false, err
-	}
-	for _, file := range files {
-		if target, err := os.Readlink(file); err == nil && open[target] {
-			return true, nil
-		}
-	}
-	return false, nil
-}
-
 // Stop asks the process to end (SIGTERM) and waits for it.
 func (p *Process) Stop() error {
 	_ = p.in.Close()
