@@ -204,6 +204,9 @@ func (p *plant) tellMissing(ids []string) {
 		}
 		told++
 		p.t.Logf("%s, accepted as number %d, behind %s, has no response", id, i, ids[max(0, i-1)])
+		for _, line := range p.trail.of(id) {
+			p.t.Logf("  %s", line)
+		}
 		p.tellStored("LLM_ARCHIVE", func(m jetstream.Msg) bool { return m.Headers().Get("Llm-Id") == id })
 		p.tellStored("KV_llm_answers", func(m jetstream.Msg) bool { return strings.HasSuffix(m.Subject(), "."+id) })
 	}

@@ -4,6 +4,7 @@ import (
 	"flag"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"testing"
 	"time"
 
@@ -16,6 +17,7 @@ import (
 var (
 	nemesisTime = flag.Duration("nemesis.time", 90*time.Second, "how long faults are made")
 	nemesisSeed = flag.Uint64("nemesis.seed", 0, "the seed of the schedule of faults; 0 takes the time")
+	nemesisOnly = flag.String("nemesis.only", "", "the kinds of faults to make, with commas between; all by default")
 )
 
 // nemesis makes one fault after the other. Seed and time alone decide which, on
@@ -118,7 +120,9 @@ func (n *nemesis) pause(most time.Duration) {
 
 func (n *nemesis) draw() fault {
 	if len(n.next) == 0 {
-		n.next = slices.Clone(faults)
+		n.next = slices.DeleteFunc(slices.Clone(faults), func(f fault) bool {
+			return *nemesisOnly != "" && !slices.Contains(strings.Split(*nemesisOnly, ","), f.name)
+		})
 		n.random.Shuffle(len(n.next), func(i, j int) { n.next[i], n.next[j] = n.next[j], n.next[i] })
 	}
 	f := n.next[0]
@@ -138,6 +142,7 @@ func TestNemesis(t *testing.T) {
 		replicas: 3, latency: 300 * time.Millisecond, more: budgetSection, provider: "timeout: 20s",
 	})
 	p.awaitWorking()
+	p.follow()
 	t.Logf("%s working after %v", time.Now().Format(time.TimeOnly), time.Since(begun).Round(time.Second))
 	l := p.keepPublishing(20 * time.Millisecond)
 	n := &nemesis{plant: p, random: rand.New(rand.NewPCG(seed, 9)), made: map[string]int{}}

@@ -69,6 +69,7 @@ type plant struct {
 	nc       *nats.Conn
 	js       jetstream.JetStream
 	carried  map[string]string // the contents after a copy, before anybody used them
+	trail    *trail            // nil while nobody follows requests
 }
 
 // node is a NATS server.
