@@ -186,7 +186,7 @@ func TestALateReaderOfALongAnswer(t *testing.T) {
 	for range chunks {
 		send([]byte("x"))
 	}
-	require.NoError(t, nc.Flush())
+	requireMessages(t, js, "LLM_DELTAS", chunks) // the stream takes them in behind the connection
 	s.answer()
 	r := read(t, server.ClientURL())
 	for i := range chunks {

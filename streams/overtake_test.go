@@ -93,7 +93,8 @@ func startOvertaking(t *testing.T, nc *nats.Conn, layout Layout, compress stages
 // Who stands behind a flood that stands still is answered all the same, and each
 // of his requests is worked once, whichever replica gets its message in the end.
 func TestAQuietTenantOvertakesAFlood(t *testing.T) {
-	const flood, probes = 4000, 40
+	t.Parallel()
+	const flood, probes = 2500, 40
 	nc, js := natstest.Connect(t, natstest.Start(t))
 	layout := testLayout()
 	require.NoError(t, Provision(t.Context(), js, layout))
@@ -139,7 +140,8 @@ func requireMessages(t *testing.T, js jetstream.JetStream, stream string, n uint
 
 // Headers that look like the server's steer nothing.
 func TestWhatOvertakesCannotForgeWhoItIs(t *testing.T) {
-	const flood = 3000
+	t.Parallel()
+	const flood = 2500
 	nc, js := natstest.Connect(t, natstest.Start(t))
 	layout := testLayout()
 	require.NoError(t, Provision(t.Context(), js, layout))
@@ -163,7 +165,8 @@ func TestWhatOvertakesCannotForgeWhoItIs(t *testing.T) {
 
 // A request that fails ahead of its turn is worked again in its turn.
 func TestWhatFailsWhileItOvertakesKeepsItsTurn(t *testing.T) {
-	const flood = 3000
+	t.Parallel()
+	const flood = 2500
 	nc, js := natstest.Connect(t, natstest.Start(t))
 	layout := testLayout()
 	require.NoError(t, Provision(t.Context(), js, layout))
@@ -206,7 +209,8 @@ func TestWhoMayOvertake(t *testing.T) {
 // However many stand behind a flood, no more are taken ahead of their turn than
 // the process has room for.
 func TestThoseWhoOvertakeAreBounded(t *testing.T) {
-	const flood, tenants, each = 3000, 40, 25
+	t.Parallel()
+	const flood, tenants, each = 2500, 40, 25
 	nc, js := natstest.Connect(t, natstest.Start(t))
 	layout := testLayout()
 	require.NoError(t, Provision(t.Context(), js, layout))
