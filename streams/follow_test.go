@@ -38,13 +38,22 @@ func (s *streamer) begin() func(chunk []byte) {
 	return s.deltas.Begin(&stages.Request{Handoff: schemas.Handoff{State: schemas.State{Tenant: "acme", ID: "s"}}})
 }
 
-// send publishes chunks and waits until the server has them.
+// send publishes chunks and waits until the stream has them, which takes them in
+// behind the connection.
 func (s *streamer) send(send func([]byte), chunks ...string) {
 	s.t.Helper()
+	last := func() uint64 {
+		stream, err := s.js.Stream(s.t.Context(), "LLM_DELTAS")
+		if err != nil {
+			return 0
+		}
+		return stream.CachedInfo().State.LastSeq
+	}
+	before := last()
 	for _, c := range chunks {
 		send([]byte(c))
 	}
-	require.NoError(s.t, s.nc.Flush())
+	require.Eventually(s.t, func() bool { return last() >= before+uint64(len(chunks)) }, 10*time.Second, time.Millisecond)
 }
 
 func (s *streamer) answer() {

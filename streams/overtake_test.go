@@ -32,11 +32,14 @@ func newHolding(held string) *holding {
 	return &holding{held: held, let: make(chan struct{}), came: map[string]int{}}
 }
 
-func (h *holding) Run(_ context.Context, requests []*stages.Request, decide stages.Decide) {
+func (h *holding) Run(ctx context.Context, requests []*stages.Request, decide stages.Decide) {
 	for _, request := range requests {
 		if request.Tenant == h.held {
 			go func() {
-				<-h.let
+				select {
+				case <-h.let:
+				case <-ctx.Done(): // the test failed before
+				}
 				decide(request, stages.Verdict{})
 			}()
 			continue
@@ -94,7 +97,7 @@ func startOvertaking(t *testing.T, nc *nats.Conn, layout Layout, compress stages
 // of his requests is worked once, whichever replica gets its message in the end.
 func TestAQuietTenantOvertakesAFlood(t *testing.T) {
 	t.Parallel()
-	const flood, probes = 2500, 40
+	const flood, probes = 2500, shareBurst // of few a tenant, however small the flood
 	nc, js := natstest.Connect(t, natstest.Start(t))
 	layout := testLayout()
 	require.NoError(t, Provision(t.Context(), js, layout))
@@ -219,10 +222,13 @@ func TestThoseWhoOvertakeAreBounded(t *testing.T) {
 		publishFlood(t, js, fmt.Sprint("quiet", i), each)
 	}
 	let := make(chan struct{})
-	compress := stageFunc(func(requests []*stages.Request, decide stages.Decide) {
+	compress := stageFunc(func(ctx context.Context, requests []*stages.Request, decide stages.Decide) {
 		for _, request := range requests {
 			go func() {
-				<-let
+				select {
+				case <-let:
+				case <-ctx.Done(): // the test failed before
+				}
 				decide(request, stages.Verdict{})
 			}()
 		}
@@ -236,10 +242,10 @@ func TestThoseWhoOvertakeAreBounded(t *testing.T) {
 	require.Zero(t, r.overtaker.open.Load())
 }
 
-type stageFunc func(requests []*stages.Request, decide stages.Decide)
+type stageFunc func(ctx context.Context, requests []*stages.Request, decide stages.Decide)
 
-func (f stageFunc) Run(_ context.Context, requests []*stages.Request, decide stages.Decide) {
-	f(requests, decide)
+func (f stageFunc) Run(ctx context.Context, requests []*stages.Request, decide stages.Decide) {
+	f(ctx, requests, decide)
 }
 
 func TestWhatIsKnownOfOvertakenRequestsIsBounded(t *testing.T) {
