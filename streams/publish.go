@@ -49,6 +49,7 @@ type outcome struct {
 	messages []*nats.Msg // what it has published, once that is known
 	tries    int         // publishes that failed so far
 	size     int         // of the requests, about, where they share a message
+	alone    bool        // not to share a message
 
 	mu      sync.Mutex
 	unacked int   // messages whose fate is not known
@@ -236,9 +237,14 @@ func full(err error) bool {
 	return errors.As(err, &api) && api.ErrorCode == codeStoreFailed
 }
 
-// shrink replaces an outcome whose message is too large by one that fits: an
-// error that says so.
+// shrink replaces an outcome whose message is too large by what fits: requests
+// that shared it go singly, and one alone gets an error that says so.
 func (r *Runner) shrink(o *outcome) {
+	if len(o.verdict.With) > 0 {
+		r.part(o)
+		o.messages = r.build(o)
+		return
+	}
 	request := &o.item.request
 	request.Answer, request.Original = nil, nil
 	o.verdict = stages.Reject(schemas.Typed(&schemas.Error{
@@ -247,6 +253,19 @@ func (r *Runner) shrink(o *outcome) {
 		Details: map[string]any{"limit": r.cfg.MaxPayload},
 	}))
 	o.messages = r.build(o)
+}
+
+// part leaves an outcome one request. The others are published as outcomes of
+// their own.
+func (r *Runner) part(o *outcome) {
+	others := o.verdict.With
+	o.verdict.With = nil
+	if o.verdict.Action == stages.ActionSkip && o.verdict.Stage == stages.Compress {
+		o.verdict = stages.Wait(0) // as before it was put aside
+	}
+	for _, other := range others {
+		r.decided.add(&outcome{item: other.Ticket.(*item), verdict: o.verdict, alone: true})
+	}
 }
 
 // build makes what a verdict has published: a hand-off, a response, or a dead
@@ -406,6 +425,7 @@ func (r *Runner) handoffTo(o *outcome, subject, stage string) []*nats.Msg {
 		}
 	}
 	if err != nil { // a state that JSON has no form for
+		r.part(o)
 		o.verdict = stages.Reject(err)
 		return r.build(o)
 	}

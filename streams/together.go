@@ -47,7 +47,7 @@ func (r *Runner) together(list []*outcome) []*outcome {
 // way gives where an outcome goes, if it may go there with others.
 func (r *Runner) way(o *outcome) (way route, ok bool) {
 	stage := r.steps[o.item.step].Name
-	if o.tries > 0 || stage == stages.Batch || stage == doorStep {
+	if o.tries > 0 || o.alone || stage == stages.Batch || stage == doorStep {
 		return route{}, false
 	}
 	request := &o.item.request
