@@ -20,6 +20,7 @@ type Metrics struct {
 	deadLetters  *prometheus.CounterVec
 	publishes    *prometheus.CounterVec
 	batchSize    prometheus.Histogram
+	rescued      prometheus.Counter
 
 	byOutcome map[string]map[stages.Action]prometheus.Counter
 	byStage   map[string]prometheus.Observer
@@ -51,6 +52,9 @@ func NewMetrics() *Metrics {
 		publishes: prometheus.NewCounterVec(prometheus.CounterOpts{
 			Name: "processor_publish_failures_total", Help: "Publishes that the server did not take and that are tried again.",
 		}, []string{"stage"}),
+		rescued: prometheus.NewCounter(prometheus.CounterOpts{
+			Name: "processor_requests_rescued_total", Help: "Requests without an answer after trouble with a server that were worked again from the archive.",
+		}),
 		batchSize: prometheus.NewHistogram(prometheus.HistogramOpts{
 			Name: "processor_batch_size", Help: "Requests that go on together: in a message to generate, or in a call for embeddings.", Buckets: prometheus.ExponentialBuckets(1, 2, 11),
 		}),
@@ -81,7 +85,7 @@ func (m *Metrics) prepare() {
 
 // Register adds the figures to a registry.
 func (m *Metrics) Register(to prometheus.Registerer) {
-	to.MustRegister(m.requests, m.duration, m.queueAge, m.backlog, m.redeliveries, m.deadLetters, m.publishes, m.batchSize)
+	to.MustRegister(m.requests, m.duration, m.queueAge, m.backlog, m.redeliveries, m.deadLetters, m.publishes, m.batchSize, m.rescued)
 }
 
 func (m *Metrics) decided(stage string, class schemas.Class, action stages.Action, queued, ran time.Duration) {
@@ -105,6 +109,8 @@ func (m *Metrics) Together(requests int) { m.batchSize.Observe(float64(requests)
 func (m *Metrics) deadLetter(stage string, reason schemas.Code) {
 	m.deadLetters.WithLabelValues(stage, string(reason)).Inc()
 }
+
+func (m *Metrics) rescuedAgain(requests int) { m.rescued.Add(float64(requests)) }
 
 func (m *Metrics) publishFailed(stage string) {
 	m.publishes.WithLabelValues(stage).Inc()

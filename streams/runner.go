@@ -99,6 +99,7 @@ type Runner struct {
 	shares    *shares
 	crowding  crowding
 	overtaker *overtaker // nil where no requests come in
+	rescuer   *rescuer   // and this one also without an archive
 
 	draining atomic.Bool
 	warned   atomic.Int64 // when trouble was last logged, Unix seconds
@@ -151,6 +152,7 @@ func NewRunner(nc *nats.Conn, cfg RunnerConfig, steps []Step) (*Runner, error) {
 	}
 	r.addSteps(steps)
 	r.overtaker = newOvertaker(r)
+	r.rescuer = newRescuer(r)
 	return r, nil
 }
 
@@ -183,6 +185,10 @@ func (r *Runner) Run(ctx context.Context) error {
 	if err := r.overtaker.listen(); err != nil {
 		return err
 	}
+	defer r.rescuer.close()
+	if err := r.rescuer.listen(); err != nil {
+		return err
+	}
 	work, stopWork := context.WithCancel(context.WithoutCancel(ctx))
 	defer stopWork()
 
@@ -198,6 +204,7 @@ func (r *Runner) Run(ctx context.Context) error {
 		pulling.Go(func() { s.run(ctx) })
 	}
 	pulling.Go(func() { r.overtaker.run(ctx) })
+	pulling.Go(func() { r.rescuer.run(ctx) })
 
 	pulling.Wait() // ends with ctx
 	r.draining.Store(true)

@@ -59,6 +59,10 @@ func (n Names) Response(tenant, id string) string {
 func (n Names) Overtaking() string { return n.Prefix + ".overtaking" }
 func (n Names) Overtaken() string  { return n.Prefix + ".overtaken" }
 
+// Compared is the subject, on core NATS, on which replicas tell each other which
+// requests they have compared with the answers.
+func (n Names) Compared() string { return n.Prefix + ".compared" }
+
 // Delta is the subject of the streamed tokens of an answer.
 func (n Names) Delta(tenant, id string) string { return n.Prefix + ".deltas." + tenant + "." + id }
 
