@@ -197,6 +197,9 @@ func (p *plant) tellMissing(ids []string) {
 	for _, m := range p.read("LLM_RESPONSES") {
 		answered[last(m.Subject())] = true
 	}
+	for _, m := range p.read("LLM_DEAD") {
+		p.t.Logf("given up: %s %v %.300s", m.Subject(), m.Headers(), m.Data())
+	}
 	told := 0
 	for i, id := range ids {
 		if answered[id] || told == 20 {
