@@ -490,8 +490,8 @@ func (s *Stage) end(ctx context.Context, f *flight, verdict stages.Verdict) {
 	copies := s.takeCopies(f)
 	s.mu.Unlock()
 	s.unparked(copies...)
+	likeLeader(leader.request, copies)
 	for _, p := range copies {
-		p.request.Answer, p.request.State = leader.request.Answer, leader.request.State
 		p.end(verdict)
 	}
 	switch verdict.Action {
@@ -509,6 +509,19 @@ func (s *Stage) end(ctx context.Context, f *flight, verdict stages.Verdict) {
 		}
 		s.release(f.key)
 		s.endEmpty(ctx, f)
+	}
+}
+
+// likeLeader gives copies what became of their leader. Which of them has come
+// farthest is kept for all: under the attempt of another the server knows the
+// next hand-off already, and would drop the only one that goes on.
+func likeLeader(leader *stages.Request, copies []*passenger) {
+	for _, p := range copies {
+		leader.Attempt = max(leader.Attempt, p.request.Attempt)
+		leader.Failures = max(leader.Failures, p.request.Failures)
+	}
+	for _, p := range copies {
+		p.request.Answer, p.request.State = leader.Answer, leader.State
 	}
 }
 

@@ -260,6 +260,29 @@ func TestAFailedLeaderFailsNobodyElse(t *testing.T) {
 	})
 }
 
+// Hand-offs of one request that were published one after the other may meet, the
+// oldest first: none of them may go back behind the one that came farthest, for
+// the server takes nothing again that it has had.
+func TestCopiesThatShareAFateGoOnBehindTheFarthest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		c := &caller{do: func(context.Context, schemas.Call) (schemas.Answer, error) {
+			time.Sleep(time.Second) //nolint:forbidigo // the clock of a bubble goes on when all sleep
+			return schemas.Answer{}, &schemas.CallError{Status: 503, Retryable: true}
+		}}
+		first, farthest, between := equal("r"), equal("r"), equal("r")
+		farthest.Attempt, farthest.Failures = 2, 3
+		between.Attempt = 1
+		v := run(t.Context(), newSharing(newLedger(), c, newFlights()), first, farthest, between)
+		v.done.Wait()
+		require.Equal(t, 1, c.calls)
+		for _, r := range []*stages.Request{first, farthest, between} {
+			require.Equal(t, stages.ActionRetry, v.of(r).Action)
+			require.Equal(t, 2, r.Attempt)
+			require.Equal(t, 3, r.Failures)
+		}
+	})
+}
+
 func TestTheCallOfAnotherProcessIsAwaited(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		c, f := &caller{}, newFlights()
