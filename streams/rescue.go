@@ -268,8 +268,15 @@ func (s *rescuer) bound(ctx context.Context, w *rescueWindow) error {
 		w.since = last.Add(-rescueBefore)
 	}
 	info := responses.CachedInfo()
-	if info.State.FirstSeq > max(1, info.Config.FirstSeq) && info.State.FirstTime.After(w.since) {
-		w.since = info.State.FirstTime
+	if info.State.FirstSeq <= max(1, info.Config.FirstSeq) {
+		return nil // every answer is kept
+	}
+	oldest := info.State.FirstTime
+	if info.State.Msgs == 0 {
+		oldest = time.Now()
+	}
+	if oldest.After(w.since) {
+		w.since = oldest
 	}
 	return nil
 }

@@ -120,6 +120,36 @@ func TestWhatWaitsIsNotLost(t *testing.T) {
 	require.Zero(t, rescuedBy(t, r))
 }
 
+// Answers that are kept no more are no reason to ask again.
+func TestWhatWasAnsweredLongAgoIsNotLost(t *testing.T) {
+	t.Parallel()
+	nc, js := natstest.Connect(t, natstest.Start(t))
+	require.NoError(t, Provision(t.Context(), js, testLayout()))
+	r := startRescuing(t, nc, 20*time.Millisecond, pass, pass, pass, pass, answer)
+	closed := func() bool {
+		r.rescuer.mu.Lock()
+		defer r.rescuer.mu.Unlock()
+		return !r.rescuer.window.open()
+	}
+	for _, keep := range []uint64{0, 2} { // none is left, some are
+		for i := range 5 {
+			id := fmt.Sprint("r-", keep, "-", i)
+			publishAs(t, js, "acme", id, request("a"))
+			response(t, js, "llm.responses.acme."+id)
+		}
+		stream, err := js.Stream(t.Context(), "LLM_RESPONSES")
+		require.NoError(t, err)
+		purge := []jetstream.StreamPurgeOpt{}
+		if keep > 0 {
+			purge = append(purge, jetstream.WithPurgeKeep(keep))
+		}
+		require.NoError(t, stream.Purge(t.Context(), purge...))
+		r.rescuer.trouble()
+		require.Eventually(t, closed, time.Minute, 5*time.Millisecond)
+	}
+	require.Zero(t, rescuedBy(t, r))
+}
+
 func TestTroubleIsWhatElectsALeader(t *testing.T) {
 	nc, js := natstest.Connect(t, natstest.Start(t))
 	require.NoError(t, Provision(t.Context(), js, testLayout()))
