@@ -4,7 +4,9 @@ import (
 	"context"
 	"encoding/json"
 	"os"
+	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 	"time"
 
@@ -16,6 +18,7 @@ import (
 type found struct {
 	responses, failed, calls, repeats, dead int
 	billed, settled, lost, lostCalls        int
+	rescued                                 int // requests that replicas worked again because they missed the answer
 }
 
 // check waits until all that was accepted is answered and reads what must hold:
@@ -64,10 +67,27 @@ func (p *plant) check(ids []string) found {
 	require.Zero(p.t, f.dead, "dead letters")
 	require.Zero(p.t, f.failed, "errors instead of answers")
 	p.checkArchive(ids)
+	f.rescued = p.rescued()
 	f.calls, f.repeats, _, _, err = p.upstream.UpstreamStats()
 	require.NoError(p.t, err)
 	p.checkBudget(&f)
 	return f
+}
+
+var rescuedPattern = regexp.MustCompile(`lost in it are worked again" requests=(\d+)`)
+
+// rescued counts what replicas worked again after trouble, as their logs say.
+func (p *plant) rescued() (n int) {
+	for _, r := range p.replicas {
+		text, err := os.ReadFile(r.log.Name())
+		require.NoError(p.t, err)
+		for _, match := range rescuedPattern.FindAllSubmatch(text, -1) {
+			requests, err := strconv.Atoi(string(match[1]))
+			require.NoError(p.t, err)
+			n += requests
+		}
+	}
+	return n
 }
 
 func last(subject string) string { return subject[strings.LastIndexByte(subject, '.')+1:] }
