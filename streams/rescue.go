@@ -69,9 +69,11 @@ type rescuer struct {
 
 // rescueWindow is a time of acceptance that is to be compared.
 type rescueWindow struct {
-	opened       time.Time
-	since, until time.Time
-	fresh        bool // nothing of it was compared yet
+	opened time.Time
+	from   time.Time // where it began
+	since  time.Time // up to where all is answered
+	until  time.Time
+	fresh  bool // nothing of it was compared yet
 }
 
 func (w rescueWindow) open() bool { return !w.opened.IsZero() }
@@ -79,9 +81,10 @@ func (w rescueWindow) open() bool { return !w.opened.IsZero() }
 // compared is what a replica tells the others.
 type compared struct {
 	Name  string    `json:"name"`
-	Since time.Time `json:"since"`
+	From  time.Time `json:"from"`
+	Since time.Time `json:"since"` // all from From to here is answered
 	Until time.Time `json:"until"`
-	Done  bool      `json:"done"` // all of it is answered
+	Done  bool      `json:"done"` // and all the rest
 }
 
 // newRescuer makes the rescuer of a runner, nil if that takes no requests or
@@ -145,7 +148,8 @@ func (s *rescuer) trouble() {
 	defer s.mu.Unlock()
 	now := time.Now()
 	if !s.window.open() {
-		s.window = rescueWindow{opened: now, since: now.Add(-rescueBefore), fresh: true}
+		before := now.Add(-rescueBefore)
+		s.window = rescueWindow{opened: now, from: before, since: before, fresh: true}
 		s.next = now.Add(s.age + s.jitter())
 	}
 	s.window.until = now.Add(rescueSlack)
@@ -162,12 +166,15 @@ func (s *rescuer) hear(m *nats.Msg) {
 	}
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	w := s.window
-	if !w.open() || c.Since.After(w.since.Add(rescueSlack)) || w.until.After(c.Until.Add(rescueSlack)) {
+	w := &s.window
+	if !w.open() || c.From.After(w.since.Add(rescueSlack)) || w.until.After(c.Until.Add(rescueSlack)) {
 		return
 	}
+	if w.fresh = false; c.Since.After(w.since) {
+		w.since = c.Since
+	}
 	if c.Done {
-		s.window = rescueWindow{}
+		*w = rescueWindow{}
 	}
 	s.next = time.Now().Add(s.rest + s.jitter())
 }
@@ -207,7 +214,7 @@ func (s *rescuer) compare(ctx context.Context, w rescueWindow) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.next = time.Now().Add(s.rest + s.jitter())
-	s.window.fresh, s.window.since = s.window.fresh && err != nil, w.since
+	s.window.fresh, s.window.from, s.window.since = s.window.fresh && err != nil, w.from, w.since
 	done := err == nil && left == 0 && !asOf.Before(s.window.until)
 	late := time.Since(w.opened) > rescueEnd
 	if late && !done {
@@ -223,7 +230,7 @@ func (s *rescuer) compare(ctx context.Context, w rescueWindow) {
 }
 
 func (s *rescuer) tell(w rescueWindow, done bool) {
-	if data, err := json.Marshal(compared{Name: s.name, Since: w.since, Until: w.until, Done: done}); err == nil {
+	if data, err := json.Marshal(compared{Name: s.name, From: w.from, Since: w.since, Until: w.until, Done: done}); err == nil {
 		_ = s.runner.nc.Publish(s.runner.names.Compared(), data)
 	}
 }
@@ -266,6 +273,7 @@ func (s *rescuer) bound(ctx context.Context, w *rescueWindow) error {
 	}
 	if last := archive.CachedInfo().State.LastTime; w.fresh && !last.IsZero() && last.Before(w.since) {
 		w.since = last.Add(-rescueBefore)
+		w.from = w.since
 	}
 	info := responses.CachedInfo()
 	if info.State.FirstSeq <= max(1, info.Config.FirstSeq) {

@@ -167,10 +167,13 @@ func TestTroubleIsWhatElectsALeader(t *testing.T) {
 		require.NoError(t, nc.Flush())
 	}
 	first := window()
-	tell(compared{Name: "other", Since: first.since, Until: first.until.Add(-time.Minute), Done: true})
-	tell(compared{Name: "other", Since: first.since, Until: first.until, Done: false})
+	tell(compared{Name: "other", From: first.from, Since: first.since, Until: first.until.Add(-time.Minute), Done: true})
+	tell(compared{Name: "other", From: first.from.Add(time.Minute), Since: first.until, Until: first.until, Done: true})
 	require.NoError(t, nc.Publish("llm.compared", []byte("{")))
-	tell(compared{Name: "other", Since: first.since, Until: first.until, Done: true})
+	further := first.since.Add(time.Minute)
+	tell(compared{Name: "other", From: first.from, Since: further, Until: first.until})
+	require.Eventually(t, func() bool { return window().since.Equal(further) }, time.Minute, time.Millisecond, "the rest is what is left")
+	tell(compared{Name: "other", From: first.from, Since: further, Until: first.until, Done: true})
 	require.Eventually(t, func() bool { return !window().open() }, time.Minute, time.Millisecond, "another replica has compared all of it")
 	for _, stream := range []string{"OTHER", "LLM_CACHE.cache-batch", "LLM_CACHE"} {
 		kind := "STREAM"
@@ -184,7 +187,7 @@ func TestTroubleIsWhatElectsALeader(t *testing.T) {
 			continue
 		}
 		require.Eventually(t, func() bool { return window().open() }, time.Minute, time.Millisecond)
-		tell(compared{Name: "other", Since: window().since, Until: window().until, Done: true})
+		tell(compared{Name: "other", From: window().from, Since: window().until, Until: window().until, Done: true})
 		require.Eventually(t, func() bool { return !window().open() }, time.Minute, time.Millisecond)
 	}
 }
