@@ -1,6 +1,7 @@
 package generate
 
 import (
+	"cmp"
 	"context"
 	"log/slog"
 	"slices"
@@ -512,16 +513,20 @@ func (s *Stage) end(ctx context.Context, f *flight, verdict stages.Verdict) {
 	}
 }
 
-// likeLeader gives copies what became of their leader. Which of them has come
-// farthest is kept for all: under the attempt of another the server knows the
-// next hand-off already, and would drop the only one that goes on.
+// likeLeader gives copies what became of their leader. What all of them have been
+// through is that of the one that came farthest: under the attempt of another the
+// server knows the next hand-off already, and would drop the only one that goes on;
+// and what was delivered again beside it is no failure.
 func likeLeader(leader *stages.Request, copies []*passenger) {
+	farthest := leader
 	for _, p := range copies {
-		leader.Attempt = max(leader.Attempt, p.request.Attempt)
-		leader.Failures = max(leader.Failures, p.request.Failures)
+		if r := p.request; cmp.Or(cmp.Compare(r.Attempt, farthest.Attempt), cmp.Compare(r.Deliveries, farthest.Deliveries)) > 0 {
+			farthest = r
+		}
 	}
+	leader.Attempt, leader.Failures, leader.NotBefore, leader.Deliveries = farthest.Attempt, farthest.Failures, farthest.NotBefore, farthest.Deliveries
 	for _, p := range copies {
-		p.request.Answer, p.request.State = leader.Answer, leader.State
+		p.request.Answer, p.request.State, p.request.Deliveries = leader.Answer, leader.State, leader.Deliveries
 	}
 }
 

@@ -270,7 +270,8 @@ func TestCopiesThatShareAFateGoOnBehindTheFarthest(t *testing.T) {
 			return schemas.Answer{}, &schemas.CallError{Status: 503, Retryable: true}
 		}}
 		first, farthest, between := equal("r"), equal("r"), equal("r")
-		farthest.Attempt, farthest.Failures = 2, 3
+		first.Deliveries, between.Deliveries, farthest.Deliveries = 4, 3, 2
+		farthest.Attempt, farthest.Failures, farthest.NotBefore = 2, 1, 1
 		between.Attempt = 1
 		v := run(t.Context(), newSharing(newLedger(), c, newFlights()), first, farthest, between)
 		v.done.Wait()
@@ -278,7 +279,9 @@ func TestCopiesThatShareAFateGoOnBehindTheFarthest(t *testing.T) {
 		for _, r := range []*stages.Request{first, farthest, between} {
 			require.Equal(t, stages.ActionRetry, v.of(r).Action)
 			require.Equal(t, 2, r.Attempt)
-			require.Equal(t, 3, r.Failures)
+			require.Equal(t, 1, r.Failures, "what was delivered again beside it is no failure")
+			require.Equal(t, 2, r.Deliveries)
+			require.EqualValues(t, 1, r.NotBefore)
 		}
 	})
 }
