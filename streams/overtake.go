@@ -243,11 +243,19 @@ func (o *overtaker) readOn(ctx context.Context, subject string, from uint64) err
 // take has a request worked as if it had been delivered.
 func (o *overtaker) take(m jsx.Stored) {
 	o.open.Add(1)
-	d := &delivery{
-		msg:  overtaking{pulled{&nats.Msg{Subject: m.Subject, Header: m.Header, Data: m.Data}}, o, m.Sequence},
-		lane: o.source.lane, taken: time.Now(), delivered: 1, sequence: m.Sequence, requests: 1, open: 1,
-	}
-	o.runner.receiveRequest(o.source, d, &jetstream.MsgMetadata{Sequence: jetstream.SequencePair{Stream: m.Sequence}, Timestamp: m.Time})
+	o.work(overtaking{stored(m), o, m.Sequence}, m, m.Sequence, 1)
+}
+
+// work has a request that was read from a stream worked as if it had been
+// delivered so often. The sequence is that in the stream of requests.
+func (o *overtaker) work(msg jetstream.Msg, m jsx.Stored, sequence uint64, delivered int) {
+	d := &delivery{msg: msg, lane: o.source.lane, taken: time.Now(), delivered: delivered, sequence: sequence, requests: 1, open: 1}
+	o.runner.receiveRequest(o.source, d, &jetstream.MsgMetadata{Sequence: jetstream.SequencePair{Stream: sequence}, Timestamp: m.Time})
+}
+
+// stored is a message that was read and not delivered.
+func stored(m jsx.Stored) pulled {
+	return pulled{&nats.Msg{Subject: m.Subject, Header: m.Header, Data: m.Data}}
 }
 
 // settled notes that a request has been worked; if its outcome is stored, every

@@ -77,19 +77,16 @@ func publishUnder(t *testing.T, js jetstream.JetStream, tenant, id string, heade
 // startOvertaking runs replicas of compress whose floods cannot be put aside, and one of the rest.
 func startOvertaking(t *testing.T, nc *nats.Conn, layout Layout, compress stages.Stage, replicas int) (runners []*Runner) {
 	t.Helper()
-	ctx, cancel := context.WithCancel(context.Background())
-	var done sync.WaitGroup
 	begin := func(group []Step) {
 		r, err := NewRunner(nc, RunnerConfig{Layout: layout, MaxDeliver: 3, MaxPayload: 1 << 20, Capacity: 64, LaterFull: func() bool { return true }}, group)
 		require.NoError(t, err)
-		done.Go(func() { require.NoError(t, r.Run(ctx)) })
+		keepRunning(t, r)
 		runners = append(runners, r)
 	}
 	for range replicas {
 		begin(steps(compress))
 	}
 	begin(steps(nil, pass, pass, pass, answer))
-	t.Cleanup(func() { cancel(); done.Wait() })
 	return runners
 }
 

@@ -16,7 +16,6 @@ import (
 	"time"
 
 	"github.com/nats-io/nats.go"
-	"github.com/nats-io/nats.go/jetstream"
 )
 
 // What a stream has acknowledged is as safe as its servers keep it. Two of three
@@ -53,7 +52,6 @@ const (
 // rescuer finds requests that were lost and works them. A nil one does nothing.
 type rescuer struct {
 	runner *Runner
-	lane   int
 	name   string
 	age    time.Duration
 	rest   time.Duration
@@ -93,10 +91,7 @@ func newRescuer(r *Runner) *rescuer {
 	if r.overtaker == nil || !r.cfg.Layout.Archive {
 		return nil
 	}
-	return &rescuer{
-		runner: r, lane: r.overtaker.source.lane, name: rand.Text(), age: rescueAge, rest: rescueRest,
-		tried: map[uint64]time.Time{},
-	}
+	return &rescuer{runner: r, name: rand.Text(), age: rescueAge, rest: rescueRest, tried: map[uint64]time.Time{}}
 }
 
 // listen notices trouble with servers, and what other replicas have compared,
@@ -352,6 +347,7 @@ func (s *rescuer) rescue(ctx context.Context, missed []missing) error {
 	}
 	s.tried = known
 	again := 0
+	defer func() { s.note(again) }()
 	for tenant, list := range byTenant {
 		waits, err := s.waits(ctx, tenant)
 		if err != nil {
@@ -371,11 +367,15 @@ func (s *rescuer) rescue(ctx context.Context, missed []missing) error {
 			again++
 		}
 	}
+	return nil
+}
+
+// note tells how many requests are worked again.
+func (s *rescuer) note(again int) {
 	if again > 0 {
 		s.runner.cfg.Metrics.rescuedAgain(again)
 		slog.Warn("requests that were accepted before trouble with a server and lost in it are worked again", "requests", again)
 	}
-	return nil
 }
 
 // waits reports whether anything of a tenant is on its way.
@@ -407,13 +407,9 @@ func (s *rescuer) work(ctx context.Context, m missing) error {
 	if err != nil || len(found) == 0 || found[0].Sequence != m.sequence {
 		return err
 	}
-	stored := found[0]
-	sequence, _ := strconv.ParseUint(sourceSequence(stored.Header.Get(headerSource)), 10, 64)
-	d := &delivery{
-		msg:  rescued{pulled{&nats.Msg{Subject: stored.Subject, Header: stored.Header, Data: stored.Data}}},
-		lane: s.lane, taken: time.Now(), delivered: min(2, r.cfg.MaxDeliver), sequence: sequence, requests: 1, open: 1,
-	}
-	r.receiveRequest(r.overtaker.source, d, &jetstream.MsgMetadata{Sequence: jetstream.SequencePair{Stream: sequence}, Timestamp: stored.Time})
+	again := found[0]
+	sequence, _ := strconv.ParseUint(sourceSequence(again.Header.Get(headerSource)), 10, 64)
+	r.overtaker.work(rescued{stored(again)}, again, sequence, min(2, r.cfg.MaxDeliver))
 	return nil
 }
 

@@ -13,7 +13,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/stretchr/testify/require"
 
-	"github.com/adpa/processor/internal/natstest"
 	"github.com/adpa/processor/stages"
 )
 
@@ -24,10 +23,7 @@ func startRescuing(t *testing.T, nc *nats.Conn, age time.Duration, list ...stage
 	r, err := NewRunner(nc, RunnerConfig{Layout: testLayout(), MaxDeliver: 3, MaxPayload: 1 << 20, Capacity: 64}, steps(list...))
 	require.NoError(t, err)
 	r.rescuer.age, r.rescuer.rest = age, 20*time.Millisecond
-	ctx, cancel := context.WithCancel(context.Background())
-	var done sync.WaitGroup
-	done.Go(func() { require.NoError(t, r.Run(ctx)) })
-	t.Cleanup(func() { cancel(); done.Wait() })
+	keepRunning(t, r)
 	return r
 }
 
@@ -64,8 +60,7 @@ func loseAfter(t *testing.T, nc *nats.Conn, js jetstream.JetStream, n int) (unna
 // was answered is not.
 func TestWhatTheServersLoseIsWorkedAgain(t *testing.T) {
 	t.Parallel()
-	nc, js := natstest.Connect(t, natstest.Start(t))
-	require.NoError(t, Provision(t.Context(), js, testLayout()))
+	nc, js := provisioned(t, testLayout())
 	unnamed := loseAfter(t, nc, js, 5)
 	var mu sync.Mutex
 	came := map[string]int{}
@@ -100,8 +95,7 @@ func TestWhatTheServersLoseIsWorkedAgain(t *testing.T) {
 // What waits is not taken for lost, however often it is looked at.
 func TestWhatWaitsIsNotLost(t *testing.T) {
 	t.Parallel()
-	nc, js := natstest.Connect(t, natstest.Start(t))
-	require.NoError(t, Provision(t.Context(), js, testLayout()))
+	nc, js := provisioned(t, testLayout())
 	compress := newHolding("acme")
 	r := startRescuing(t, nc, 100*time.Millisecond, compress, pass, pass, pass, answer)
 	ack, err := js.Publish(t.Context(), "llm.requests.acme", request("hi"))
@@ -123,8 +117,7 @@ func TestWhatWaitsIsNotLost(t *testing.T) {
 // Answers that are kept no more are no reason to ask again.
 func TestWhatWasAnsweredLongAgoIsNotLost(t *testing.T) {
 	t.Parallel()
-	nc, js := natstest.Connect(t, natstest.Start(t))
-	require.NoError(t, Provision(t.Context(), js, testLayout()))
+	nc, js := provisioned(t, testLayout())
 	r := startRescuing(t, nc, 20*time.Millisecond, pass, pass, pass, pass, answer)
 	closed := func() bool {
 		r.rescuer.mu.Lock()
@@ -151,8 +144,7 @@ func TestWhatWasAnsweredLongAgoIsNotLost(t *testing.T) {
 }
 
 func TestTroubleIsWhatElectsALeader(t *testing.T) {
-	nc, js := natstest.Connect(t, natstest.Start(t))
-	require.NoError(t, Provision(t.Context(), js, testLayout()))
+	nc, _ := provisioned(t, testLayout())
 	r := startRescuing(t, nc, time.Hour, pass, pass, pass, pass, answer)
 	window := func() rescueWindow {
 		r.rescuer.mu.Lock()

@@ -70,6 +70,15 @@ func start(t *testing.T, nc *nats.Conn, layout Layout, groups ...[]Step) (stop f
 	return stop
 }
 
+// keepRunning runs a runner until the test ends.
+func keepRunning(t *testing.T, r *Runner) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(context.Background())
+	var done sync.WaitGroup
+	done.Go(func() { require.NoError(t, r.Run(ctx)) })
+	t.Cleanup(func() { cancel(); done.Wait() })
+}
+
 func request(text string) []byte {
 	return fmt.Appendf(nil, `{"model":"auto","messages":[{"role":"user","content":%q}]}`, text)
 }

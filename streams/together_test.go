@@ -8,7 +8,6 @@ import (
 
 	"github.com/stretchr/testify/require"
 
-	"github.com/adpa/processor/internal/natstest"
 	"github.com/adpa/processor/stages"
 )
 
@@ -17,9 +16,8 @@ import (
 func TestWhatIsTooLargeTogetherGoesSingly(t *testing.T) {
 	t.Parallel()
 	const n = 40
-	nc, js := natstest.Connect(t, natstest.Start(t))
 	layout := testLayout()
-	require.NoError(t, Provision(t.Context(), js, layout))
+	nc, js := provisioned(t, layout)
 	stream, err := js.Stream(t.Context(), "LLM_CACHE")
 	require.NoError(t, err)
 	config := stream.CachedInfo().Config

@@ -21,7 +21,6 @@ type trail struct {
 	seen  map[string][]string // by id
 	done  map[string]bool     // answered
 	about map[string][]string // ids, by the subject on which more is said of them
-	lines map[string]bool     // what was noted of a message, by what it is
 }
 
 // trailMost bounds what is kept of one request.
@@ -31,7 +30,7 @@ var idPattern = regexp.MustCompile(`r\d{6}`)
 
 // follow notes what happens to requests on their way.
 func (p *plant) follow() {
-	p.trail = &trail{seen: map[string][]string{}, done: map[string]bool{}, about: map[string][]string{}, lines: map[string]bool{}}
+	p.trail = &trail{seen: map[string][]string{}, done: map[string]bool{}, about: map[string][]string{}}
 	for _, n := range p.nodes {
 		nc, err := nats.Connect(fmt.Sprintf("nats://127.0.0.1:%d", n.Port), nats.MaxReconnects(-1), nats.ReconnectWait(50*time.Millisecond),
 			nats.IgnoreDiscoveredServers(), nats.DontRandomize())
@@ -84,19 +83,11 @@ func (t *trail) noteSaid(m *nats.Msg) {
 
 // add notes a line once for all connections that see it.
 func (t *trail) add(ids []string, line string) {
-	key := line + ids[0]
-	again := t.lines[key] && slices.ContainsFunc(t.seen[ids[0]], func(s string) bool { return strings.HasSuffix(s, line) })
-	if again {
-		return
-	}
-	t.lines[key] = true
 	for _, id := range ids {
-		if !t.done[id] && len(t.seen[id]) < trailMost {
+		noted := slices.ContainsFunc(t.seen[id], func(s string) bool { return strings.HasSuffix(s, line) })
+		if !noted && !t.done[id] && len(t.seen[id]) < trailMost {
 			t.seen[id] = append(t.seen[id], time.Now().Format("15:04:05.000 ")+line)
 		}
-	}
-	if len(t.lines) > 100_000 {
-		clear(t.lines)
 	}
 	if len(t.about) > 100_000 {
 		clear(t.about)
